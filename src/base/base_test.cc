@@ -1,0 +1,79 @@
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+
+#include "base/dtype.h"
+#include "base/error.h"
+#include "base/json.h"
+#include "base/units.h"
+
+namespace fiddler {
+namespace {
+
+std::string MessageOf(auto&& call) {
+  try {
+    call();
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "no Error";
+}
+
+TEST(DTypeTest, NamesRoundTrip) {
+  for (DType dtype : {DType::kF32, DType::kF16, DType::kBF16, DType::kI64, DType::kU8, DType::kF8E4M3}) {
+    EXPECT_EQ(DTypeFromName(DTypeName(dtype)), dtype);
+  }
+  EXPECT_EQ(DTypeFromName("F31"), std::nullopt);
+}
+
+TEST(DTypeTest, EveryHalfSurvivesTheRoundTrip) {
+  for (uint32_t bits = 0; bits < 0x10000; ++bits) {
+    const F16 half{static_cast<uint16_t>(bits)};
+    const BF16 brain{static_cast<uint16_t>(bits)};
+    if (!std::isnan(ToFloat(half))) {
+      EXPECT_EQ(ToF16(ToFloat(half)).bits, bits);
+    }
+    if (!std::isnan(ToFloat(brain))) {
+      EXPECT_EQ(ToBF16(ToFloat(brain)).bits, bits);
+    }
+  }
+}
+
+TEST(DTypeTest, RoundsToNearestEven) {
+  EXPECT_EQ(ToBF16(1.0f + 0x1p-8f).bits, 0x3f80);            // a tie goes to the even neighbour
+  EXPECT_EQ(ToBF16(1.0f + 0x1.8p-8f).bits, 0x3f81);          // past the tie goes up
+  EXPECT_EQ(ToBF16(1.0f + 0x1p-7f + 0x1p-8f).bits, 0x3f82);  // a tie between odd and even
+  EXPECT_EQ(ToF16(1.0f + 0x1p-11f).bits, 0x3c00);
+  EXPECT_EQ(ToF16(1.0f + 0x1p-10f + 0x1p-11f).bits, 0x3c02);
+  EXPECT_EQ(ToF16(65520.0f).bits, 0x7c00);  // halfway past the largest half: infinity
+  EXPECT_EQ(ToF16(65519.0f).bits, 0x7bff);
+  EXPECT_EQ(ToF16(-0x1p-25f).bits, 0x8000);  // half the smallest subnormal: to even, zero
+  EXPECT_EQ(ToF16(0x1.8p-25f).bits, 0x0001);
+  EXPECT_TRUE(std::isnan(ToFloat(ToF16(std::numeric_limits<float>::quiet_NaN()))));
+  EXPECT_TRUE(std::isnan(ToFloat(ToBF16(std::numeric_limits<float>::signaling_NaN()))));
+}
+
+TEST(UnitsTest, ParsesSizes) {
+  EXPECT_EQ(ParseBytes("24GiB", "--x"), uint64_t{24} << 30);
+  EXPECT_EQ(ParseBytes("1.5KiB", "--x"), 1536u);
+  EXPECT_EQ(ParseBytes("4096", "--x"), 4096u);
+  EXPECT_EQ(MessageOf([] { ParseBytes("24GB", "--gpu-memory"); }),
+            "--gpu-memory: expected a size such as 24GiB, 512MiB or 4096, got '24GB'");
+  for (const char* bad : {"", "GiB", "-1GiB", "nan", "inf", "1e30TiB", "12 GiB"}) {
+    EXPECT_THROW(ParseBytes(bad, "--x"), Error) << bad;
+  }
+  EXPECT_EQ(FormatBytes(uint64_t{24} << 30), "24.0 GiB");
+  EXPECT_EQ(FormatBytes(17), "17 B");
+}
+
+TEST(JsonTest, NamesTheSource) {
+  EXPECT_EQ(ParseJson("{\"a\": 1}", "x.json")["a"], 1);
+  EXPECT_EQ(MessageOf([] { ParseJson("{\"a\": ", "x.json"); }),
+            "x.json: expected JSON, got a syntax error at byte 7");
+  EXPECT_THROW(ParseJson(std::string(1000, '['), "deep.json"), Error);
+  EXPECT_THROW(ReadFile("/nonexistent/file", 100), Error);
+}
+
+}  // namespace
+}  // namespace fiddler
