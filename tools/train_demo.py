@@ -12,6 +12,7 @@ transformers (and Fiddler) can load, and `--state` is a file from which `--resum
 from __future__ import annotations
 
 import argparse
+import ctypes
 import itertools
 import json
 import math
@@ -29,6 +30,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import MixtralConfig, MixtralForCausalLM
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 
 from demo_corpus import BOS, BOS_ID, EOS, EOS_ID, UNK, VOCAB_SIZE, batches, encode_documents, load_corpus, train_tokenizer
@@ -94,12 +96,34 @@ def sorted_experts(experts, hidden: Tensor, top_k_index: Tensor, top_k_weights: 
     return (unsorted * top_k_weights.to(unsorted.dtype).unsqueeze(-1)).sum(dim=1)
 
 
+def blocked_attention(
+    module, query: Tensor, key: Tensor, value: Tensor, attention_mask: None, scaling: float, **_: object
+) -> tuple[Tensor, None]:
+    """Causal grouped-query attention in blocks of queries: twice as fast here as torch's for short windows."""
+    batch, heads, tokens, size = query.shape
+    groups, block = key.size(1), 128
+    query = (query * scaling).view(batch, groups, heads // groups, tokens, size)
+    outputs = []
+    for first in range(0, tokens, block):
+        last = min(first + block, tokens)
+        q = query[:, :, :, first:last].reshape(batch, groups, -1, size)  # the queries that share a key head
+        future = torch.full((last - first, last), -torch.inf, dtype=query.dtype).triu(first + 1)
+        scores = (q @ key[:, :, :last].mT).add_(future.repeat(heads // groups, 1))
+        mixed = scores.softmax(dim=-1) @ value[:, :, :last]
+        outputs.append(mixed.view(batch, heads, last - first, size))
+    return torch.cat(outputs, dim=2).transpose(1, 2), None
+
+
 def build_model(seed: int) -> MixtralForCausalLM:
     """Random weights in bfloat16; the optimizer holds the float32 masters."""
     torch.manual_seed(seed)
     ALL_EXPERTS_FUNCTIONS.register("sorted", sorted_experts)
-    model = MixtralForCausalLM(demo_config()).to(torch.bfloat16)
+    ALL_ATTENTION_FUNCTIONS.register("blocked", blocked_attention)
+    model = MixtralForCausalLM(demo_config())
+    for parameter in model.parameters():  # not .to(bfloat16): the rotary frequencies must stay exact
+        parameter.data = parameter.data.bfloat16()
     model.set_experts_implementation("sorted")
+    model.set_attn_implementation("blocked")
     return model
 
 
@@ -385,8 +409,17 @@ def parse_options(arguments: Iterable[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def keep_memory() -> None:
+    """Tells glibc's malloc to keep what is freed: fresh pages for every large tensor cost a third of the time."""
+    libc = ctypes.CDLL(None)
+    m_trim_threshold, m_top_pad, m_mmap_max, m_arena_max = -1, -2, -4, -8  # malloc.h
+    for parameter, value in ((m_mmap_max, 0), (m_trim_threshold, -1), (m_top_pad, 256 << 20), (m_arena_max, 1)):
+        libc.mallopt(parameter, value)
+
+
 def main() -> None:
     options = parse_options()
+    keep_memory()
     torch.set_num_threads(options.threads)
     run = Run(options)
     print(run.describe(), flush=True)
