@@ -1,0 +1,69 @@
+# Sourced by ./quickstart, ./test and .ci/run: the packages Fiddler needs, and how a step is run and shown.
+# Messages go to stderr, so that stdout carries only what the caller's last command prints.
+# shellcheck shell=bash
+
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+# The one list of packages; the names are the same on Debian 12 and Ubuntu 24.04.
+build_packages=(cmake ninja-build ccache g++ pkg-config
+  libfmt-dev nlohmann-json3-dev libcli11-dev libhwloc-dev libpcre2-dev libutf8proc-dev libgtest-dev)
+test_packages=(python3)
+ci_packages=(git clang libclang-rt-dev clang-format clang-tidy)
+
+fail() {
+  echo "$(basename "$0"): $*" >&2
+  exit 1
+}
+
+seconds_since() { awk -v from="$1" -v to="$EPOCHREALTIME" 'BEGIN { printf "%.1f s", to - from }'; }
+
+# step NAME COMMAND...: runs the command quietly and says how long it took; shows its output only if it fails.
+step() {
+  local name=$1 started=$EPOCHREALTIME log
+  shift
+  log=$(mktemp "${TMPDIR:-/tmp}/fiddler-step.XXXXXX")
+  printf '%s ... ' "$name" >&2
+  if "$@" >"$log" 2>&1 </dev/null; then
+    echo "$(seconds_since "$started")" >&2
+    rm -f "$log"
+  else
+    local status=$?
+    echo "failed after $(seconds_since "$started")" >&2
+    cat "$log" >&2
+    rm -f "$log"
+    fail "$name failed (exit $status): $*"
+  fi
+}
+
+# install_packages PACKAGE...: installs through apt what dpkg does not list as installed; does nothing if all is there.
+install_packages() {
+  command -v apt-get dpkg-query >/dev/null || fail "needs apt-get (Debian, Ubuntu); elsewhere install the" \
+    "equivalents of: $* - then: cmake --preset release && cmake --build build/release"
+  local installed missing=() package
+  installed=$(dpkg-query -W -f '${db:Status-Status} ${Package}\n' "$@" 2>/dev/null || true)
+  for package in "$@"; do
+    grep -qx "installed $package" <<<"$installed" || missing+=("$package")
+  done
+  ((${#missing[@]})) || return 0
+
+  local as_root=()
+  if ((EUID != 0)); then
+    # Without a terminal sudo cannot ask for a password.
+    command -v sudo >/dev/null && { [[ -t 0 ]] || sudo -n true 2>/dev/null; } ||
+      fail "needs root or sudo to install: apt-get install ${missing[*]}"
+    sudo -v
+    as_root=(sudo)
+  fi
+  local apt=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=300)
+  step "Updating the package lists" "${apt[@]}" update
+  step "Installing ${missing[*]}" "${apt[@]}" install --no-install-recommends "${missing[@]}"
+}
+
+# build PRESET [cmake --build arguments...]: configures and builds one preset of CMakePresets.json.
+build() {
+  local preset=$1
+  shift
+  step "Configuring build/$preset" cmake --preset "$preset"
+  step "Building build/$preset" cmake --build "build/$preset" "$@"
+}
