@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -46,6 +47,7 @@ class Checkpoint final : public WeightSource {
 
  private:
   Checkpoint() = default;
+  void IndexTensors(const std::function<bool(const TensorView&)>& counts);
 
   std::filesystem::path model_dir_;
   std::vector<SafetensorsFile> files_;

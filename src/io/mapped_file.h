@@ -22,8 +22,9 @@ class MappedFile {
   const std::filesystem::path& path() const { return path_; }
   size_t size() const { return bytes_.size(); }
   std::span<const std::byte> bytes() const { return bytes_; }
+  bool Contains(std::span<const std::byte> part) const;  // whether these bytes are inside the mapping
 
-  // Hints; they never fail and never change what is read.
+  // Hints; they never fail and never change what is read. Every part must be inside the mapping.
   void AdviseSequential() const;  // the whole file will be read front to back
   void AdviseWillNeed(
       std::span<const std::byte> part) const;  // start reading this part now, in the background

@@ -10,13 +10,14 @@
 
 #include <filesystem>
 #include <map>
-#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
+#include "base/memory.h"
 #include "base/tensor.h"
 #include "io/mapped_file.h"
 
@@ -50,11 +51,15 @@ class SafetensorsFile {
   const TensorView* Find(std::string_view name) const;              // nullptr if there is none
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
 
+  // Unmaps the pages of a tensor nobody looks at any more; touching them again reads them again.
+  void Release(const TensorView& tensor) const;
+
  private:
   explicit SafetensorsFile(MappedFile file) : file_(std::move(file)) {}
+  void CopyMisaligned();
 
   MappedFile file_;
-  std::vector<std::unique_ptr<std::byte[]>> aligned_copies_;
+  HugePageBuffer aligned_copies_;
   std::vector<TensorView> tensors_;
   std::unordered_map<std::string_view, size_t> by_name_;  // keys look into tensors_
   std::map<std::string, std::string> metadata_;
