@@ -1,0 +1,76 @@
+#include "model/arch/common.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "base/error.h"
+#include "model/arch/rope.h"
+
+namespace fiddler {
+namespace {
+
+AttentionSpec ParseAttention(ConfigReader& config, int64_t hidden, const FamilyDefaults& defaults) {
+  AttentionSpec attention;
+  attention.num_heads = config.Integer("num_attention_heads", 1, kMaxWidth);
+  const int64_t kv_heads = defaults.kv_heads > 0 ? defaults.kv_heads : attention.num_heads;
+  attention.num_kv_heads = config.Integer("num_key_value_heads", 1, attention.num_heads, kv_heads);
+  if (attention.num_kv_heads < 1 || attention.num_heads % attention.num_kv_heads != 0) {
+    throw Error("{}: num_key_value_heads: expected a divisor of num_attention_heads ({}), got {}",
+                config.source(), attention.num_heads, attention.num_kv_heads);
+  }
+  attention.head_dim = config.Integer("head_dim", 1, kMaxWidth, hidden / attention.num_heads);
+  if (attention.head_dim < 2 || attention.head_dim % 2 != 0) {
+    throw Error("{}: head_dim: expected an even number (RoPE turns pairs), got {}", config.source(),
+                attention.head_dim);
+  }
+  return attention;
+}
+
+}  // namespace
+
+ModelSpec ParseTransformer(ConfigReader& config, const FamilyDefaults& defaults) {
+  constexpr int64_t kMaxVocab = 1 << 24;
+  ModelSpec spec;
+  spec.hidden = config.Integer("hidden_size", 1, kMaxWidth);
+  spec.vocab_size = config.Integer("vocab_size", 1, kMaxVocab);
+  spec.max_positions = config.Integer("max_position_embeddings", 1, kMaxPositions, defaults.max_positions);
+  spec.rms_norm_epsilon = static_cast<float>(config.Number("rms_norm_eps", 0, 1, defaults.rms_norm_epsilon));
+  spec.tied_embeddings = config.Boolean("tie_word_embeddings", false);
+  spec.attention = ParseAttention(config, spec.hidden, defaults);
+  spec.rope = ParseRope(config, spec.attention.head_dim, spec.max_positions, defaults.rope_theta);
+  spec.layers.resize(static_cast<size_t>(config.Integer("num_hidden_layers", 1, kMaxLayers)));
+  config.MustBe("hidden_act", "silu");
+
+  constexpr int64_t kMaxToken = std::numeric_limits<int32_t>::max();
+  if (config.Has("bos_token_id"))
+    spec.bos_token = static_cast<int32_t>(config.Integer("bos_token_id", 0, kMaxToken));
+  for (int64_t id : config.Integers("eos_token_id", 0, kMaxToken))
+    spec.eos_tokens.push_back(static_cast<int32_t>(id));
+  return spec;
+}
+
+MoeSpec ParseMoe(ConfigReader& config, std::string_view intermediate_field) {
+  MoeSpec moe;
+  const bool local = config.Has("num_local_experts");
+  const bool plain = config.Has("num_experts");
+  moe.num_experts = config.Integer(local && !plain ? "num_local_experts" : "num_experts", 1, kMaxExperts);
+  if (local) config.MustBe("num_local_experts", moe.num_experts);
+  moe.top_k = config.Integer("num_experts_per_tok", 1, moe.num_experts);
+  moe.intermediate = config.Integer(intermediate_field, 1, kMaxWidth);
+  return moe;
+}
+
+void ParseDenseLayers(ConfigReader& config, ModelSpec& spec) {
+  const int64_t step = config.Integer("decoder_sparse_step", 1, kMaxLayers, 1);
+  const std::vector<int64_t> dense = config.Integers("mlp_only_layers", 0, kMaxLayers);
+  bool any_dense = false;
+  for (int64_t l = 0; l < spec.num_layers(); ++l) {
+    const bool is_moe = std::find(dense.begin(), dense.end(), l) == dense.end() && (l + 1) % step == 0;
+    spec.layers[static_cast<size_t>(l)].is_moe = is_moe;
+    any_dense |= !is_moe;
+  }
+  if (any_dense) spec.dense_intermediate = config.Integer("intermediate_size", 1, kMaxWidth);
+  config.Ignore("intermediate_size");  // says nothing where every layer is MoE
+}
+
+}  // namespace fiddler
