@@ -1,0 +1,53 @@
+// The attention half of a layer: project, norm, rotate, store in the KV cache, attend, project back.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "engine/batch.h"
+#include "engine/parallel_ops.h"
+#include "engine/rope_table.h"
+#include "engine/workspace.h"
+#include "kv/kv_cache.h"
+#include "model/spec.h"
+#include "model/weights.h"
+
+namespace fiddler {
+
+class Attention {
+ public:
+  // All references must outlive this object.
+  Attention(const ModelSpec& spec, const ParallelOps& ops, KvCache& cache, int64_t max_positions,
+            int64_t max_batch_tokens, Workspace& workspace);
+
+  // x: normed hidden states of the batch [tokens, hidden]; out: [tokens, hidden].
+  void Run(int64_t layer, const LayerWeights& weights, std::span<const BatchEntry> batch, const float* x,
+           float* out);
+
+ private:
+  // Query tokens of one sequence that one task attends for, with the query heads of one KV head.
+  struct Tile {
+    const BatchEntry* entry;
+    int64_t row;     // of the tile's first token in the batch
+    int64_t offset;  // of that token in the entry
+    int64_t tokens;
+  };
+
+  void Project(const LayerWeights& weights, int64_t tokens, const float* x);
+  void NormRotateStore(int64_t layer, const LayerWeights& weights, const BatchEntry& entry,
+                       int64_t first_row);
+  void Attend(int64_t layer, std::span<const BatchEntry> batch);
+
+  const ModelSpec& spec_;
+  const ParallelOps& ops_;
+  KvCache& cache_;
+  RopeTable rope_;
+  float* q_;         // [max_batch_tokens, q_width]
+  float* k_;         // [max_batch_tokens, kv_width]
+  float* v_;         // [max_batch_tokens, kv_width]
+  float* attended_;  // [max_batch_tokens, q_width]
+  std::vector<Tile> tiles_;
+};
+
+}  // namespace fiddler
