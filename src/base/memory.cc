@@ -15,6 +15,7 @@
 
 #include "base/check.h"
 #include "base/error.h"
+#include "base/units.h"
 
 namespace fiddler {
 namespace {
@@ -27,8 +28,6 @@ constexpr uint64_t kNoLimit = std::numeric_limits<uint64_t>::max();
 constexpr uint64_t kHeadroomBytes = uint64_t{128} << 20;
 
 size_t RoundUp(size_t bytes, size_t unit) { return (bytes + unit - 1) / unit * unit; }
-
-double GiB(uint64_t bytes) { return static_cast<double>(bytes) / 0x1p30; }
 
 // Files of /proc and /sys have no size, so ReadFile (base/json.h) does not fit. Empty if there is no such
 // file.
@@ -98,7 +97,7 @@ void RequireMemory(uint64_t bytes, std::string_view what) {
   const uint64_t available = AvailableMemoryBytes();
   const uint64_t usable = available - std::min(available, kHeadroomBytes);
   if (bytes > usable) {
-    throw Error("{}: expected {:.2f} GiB of free memory, got {:.2f} GiB", what, GiB(bytes), GiB(usable));
+    throw Error("{}: expected {} of free memory, got {}", what, FormatBytes(bytes), FormatBytes(usable));
   }
 }
 
@@ -110,7 +109,7 @@ HugePageBuffer::HugePageBuffer(size_t bytes, std::string_view what) {
   void* mapping = mmap(nullptr, length + kHugePageBytes, PROT_READ | PROT_WRITE,
                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (mapping == MAP_FAILED) {
-    throw Error("{}: cannot map {:.2f} GiB of memory: {}", what, GiB(bytes), std::strerror(errno));
+    throw Error("{}: cannot map {} of memory: {}", what, FormatBytes(bytes), std::strerror(errno));
   }
   auto* first = static_cast<std::byte*>(mapping);
   const size_t before =

@@ -9,6 +9,10 @@ namespace fiddler {
 
 Json ParseStrictJson(std::string_view text, std::string_view source) {
   constexpr int kMaxDepth = 64;
+  if (const size_t nul = text.find('\0');
+      nul != std::string_view::npos) {  // the parser would take it for the end
+    throw Error("{}: expected JSON, got a NUL at byte {}", source, nul + 1);
+  }
   std::vector<std::unordered_set<std::string>> open_objects;  // the keys seen so far in each
   const auto watch = [&](int depth, Json::parse_event_t event, Json& parsed) {
     if (depth > kMaxDepth) {
