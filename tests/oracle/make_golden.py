@@ -68,6 +68,7 @@ class Golden:
     published: bool = False  # rewrite config.json the way Hub configs of transformers 4.x are written
     legacy_rope_type: bool = False  # with published: rope_scaling says "type" rather than "rope_type"
     fused: bool = False  # the in-memory tensor names of transformers 5: mlp.experts.gate_up_proj
+    weight_std: float = 0.2
     optional: bool = False  # an engine may refuse this configuration instead
     felt: tuple[Json, ...] = ()  # edits of config.json, each of which must change the logits
 
@@ -238,7 +239,7 @@ class Rejected(Exception):
 # ---- Making and saving a model -------------------------------------------------------------------------------------
 
 
-def random_model(family: str, config: Json, dtype: str, seed: int) -> PreTrainedModel:
+def random_model(family: str, config: Json, dtype: str, seed: int, weight_std: float) -> PreTrainedModel:
     """A model with weights large enough that attention and routing have opinions, and biases and norms that matter."""
     config_class, family_defaults = FAMILIES[family]
     model = transformers.AutoModelForCausalLM.from_config(config_class(**(family_defaults | config)))
@@ -253,7 +254,7 @@ def random_model(family: str, config: Json, dtype: str, seed: int) -> PreTrained
             elif name == "model.embed_tokens.weight":
                 values = 0.3 * values
             else:
-                values = 0.2 * values
+                values = weight_std * values
             parameter.copy_(torch.from_numpy(np.asarray(values, dtype=np.float32)))
     return model.to(getattr(torch, dtype))
 
@@ -298,7 +299,7 @@ def edit_config(directory: Path, edit: Json) -> None:
 
 
 def write_model(golden: Golden, seed: int, directory: Path) -> None:
-    model = random_model(golden.family, golden.config, golden.dtype, seed)
+    model = random_model(golden.family, golden.config, golden.dtype, seed, golden.weight_std)
     save_model(model, directory, golden.shards, golden.fused)
     if golden.published:
         path = directory / "config.json"
@@ -325,7 +326,8 @@ class Trace:
     layers: list[torch.Tensor] = dataclasses.field(default_factory=list)  # [tokens, hidden] each
     router_ids: list[torch.Tensor] = dataclasses.field(default_factory=list)  # [tokens, top_k] each
     router_weights: list[torch.Tensor] = dataclasses.field(default_factory=list)
-    router_gap: float = float("inf")
+    router_gap: float = float("inf")  # also between neighbours inside the top k
+    choice_gap: float = float("inf")  # only between the last chosen and the first not chosen
 
     def attach(self, model: PreTrainedModel) -> None:
         for layer in model.model.layers:
@@ -340,7 +342,11 @@ class Trace:
         top_k = ids.shape[-1]
         # The order inside the top k is recorded too, so it must be as clear as the choice itself.
         last = min(top_k, ranked.shape[-1] - 1)
-        self.router_gap = min(self.router_gap, float((ranked[:, :last] - ranked[:, 1 : last + 1]).min()))
+        gaps = ranked[:, :last] - ranked[:, 1 : last + 1]
+        if gaps.numel() > 0:
+            self.router_gap = min(self.router_gap, float(gaps.min()))
+        if top_k < ranked.shape[-1]:
+            self.choice_gap = min(self.choice_gap, float(gaps[:, -1].min()))
 
 
 @torch.no_grad()
