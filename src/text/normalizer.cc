@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "text/normal_form.h"
 #include "text/regex.h"
 #include "text/unicode.h"
 

@@ -13,9 +13,11 @@ constexpr std::string_view kSpace = R"(\x09-\x0d\x{85}\p{Z})";
 constexpr std::string_view kNotSpace =
     R"(\x00-\x08\x0e-\x1f\x21-\x{84}\x{86}-\x{9f}\x{a1}-\x{167f}\x{1681}-\x{1fff}\x{200b}-\x{2027})"
     R"(\x{202a}-\x{202e}\x{2030}-\x{205e}\x{2060}-\x{2fff}\x{3001}-\x{10ffff})";
-// Letters, marks, numbers that are letters or decimal digits, connectors, and letters in circles and squares.
+// Letters, marks, decimal digits, numbers that are letters, connectors, letters in circles and squares; and,
+// in Oniguruma only, the superscripts and fractions of Latin-1.
 constexpr std::string_view kWord =
-    R"(\x{24b6}-\x{24e9}\x{1f130}-\x{1f149}\x{1f150}-\x{1f169}\x{1f170}-\x{1f189}\p{L}\p{M}\p{Nd}\p{Nl}\p{Pc})";
+    R"(\x{b2}\x{b3}\x{b9}\x{bc}-\x{be}\x{24b6}-\x{24e9}\x{1f130}-\x{1f149}\x{1f150}-\x{1f169}\x{1f170}-\x{1f189})"
+    R"(\p{L}\p{M}\p{Nd}\p{Nl}\p{Pc})";
 
 constexpr std::array<std::string_view, 37> kGeneralCategories = {
     "C",  "Cc", "Cf", "Cn", "Co", "Cs", "L",  "Ll", "Lm", "Lo", "Lt", "Lu", "M",

@@ -2,11 +2,6 @@
 
 #include <utf8proc.h>
 
-#include <algorithm>
-#include <vector>
-
-#include "base/check.h"
-
 namespace fiddler::text {
 namespace {
 
@@ -148,57 +143,6 @@ std::string Lowercase(std::string_view valid) {
     }
   }
   return lower;
-}
-
-std::string Normalize(std::string_view valid, NormalForm form) {
-  const bool compose = form == NormalForm::kNfc || form == NormalForm::kNfkc;
-  const bool compatible = form == NormalForm::kNfkc || form == NormalForm::kNfkd;
-
-  // Nothing below U+0300 changes under NFC, and no ASCII under any form.
-  const auto is_settled = [&](char c) {
-    return static_cast<uint8_t>(c) < (form == NormalForm::kNfc ? 0xCC : 0x80);
-  };
-  if (std::all_of(valid.begin(), valid.end(), is_settled)) return std::string(valid);
-
-  const auto options =
-      static_cast<utf8proc_option_t>(UTF8PROC_STABLE | (compose ? UTF8PROC_COMPOSE : UTF8PROC_DECOMPOSE) |
-                                     (compatible ? UTF8PROC_COMPAT : 0));
-  std::vector<utf8proc_int32_t> codes;
-  codes.reserve(valid.size());
-  for (size_t position = 0; position < valid.size();) {
-    const Utf8Char c = DecodeAt(valid, position);
-    position += c.bytes;
-    constexpr int kLongest = 18;  // of all decompositions: U+FDFA under NFKD
-    utf8proc_int32_t parts[kLongest];
-    const utf8proc_ssize_t count =
-        utf8proc_decompose_char(static_cast<utf8proc_int32_t>(c.code), parts, kLongest, options, nullptr);
-    CHECK(count >= 0 && count <= kLongest, "U+{:X} decomposes into {}", static_cast<uint32_t>(c.code), count);
-    codes.insert(codes.end(), parts, parts + count);
-  }
-
-  // Canonical order: each run of combining marks sorted by class. utf8proc_map() does the same by exchanging
-  // neighbours, which a text of many marks would turn into quadratic time.
-  const auto combining_class = [](utf8proc_int32_t code) {
-    return utf8proc_get_property(code)->combining_class;
-  };
-  const auto is_starter = [&](utf8proc_int32_t code) { return combining_class(code) == 0; };
-  for (auto begin = codes.begin(); begin != codes.end();) {
-    begin = std::find_if_not(begin, codes.end(), is_starter);
-    const auto end = std::find_if(begin, codes.end(), is_starter);
-    std::stable_sort(begin, end, [&](utf8proc_int32_t a, utf8proc_int32_t b) {
-      return combining_class(a) < combining_class(b);
-    });
-    begin = end;
-  }
-
-  utf8proc_ssize_t length = static_cast<utf8proc_ssize_t>(codes.size());
-  if (compose) length = utf8proc_normalize_utf32(codes.data(), length, options);
-  CHECK(length >= 0, "utf8proc: {}", utf8proc_errmsg(length));
-  std::string normalized;
-  normalized.reserve(valid.size());
-  for (utf8proc_ssize_t i = 0; i < length; ++i)
-    AppendUtf8(static_cast<char32_t>(codes[static_cast<size_t>(i)]), normalized);
-  return normalized;
 }
 
 }  // namespace fiddler::text

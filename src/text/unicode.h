@@ -36,7 +36,4 @@ bool IsWord(char32_t code);         // \w of UTS #18: Alphabetic, M, Nd, Pc, Joi
 
 std::string Lowercase(std::string_view valid);  // character by character, so no final sigma
 
-enum class NormalForm { kNfc, kNfd, kNfkc, kNfkd };
-std::string Normalize(std::string_view valid, NormalForm form);
-
 }  // namespace fiddler::text
