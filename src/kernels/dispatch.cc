@@ -5,6 +5,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/check.h"
 #include "base/error.h"
 
 namespace fiddler {
@@ -33,6 +34,8 @@ std::vector<const CpuKernels*> SetsThatRunHere() {
 }
 
 }  // namespace
+
+void RejectWeightType(DType dtype) { CHECK(false, "weights of type {}", DTypeName(dtype)); std::abort(); }
 
 std::span<const CpuKernels* const> SupportedKernels() {
   static const std::vector<const CpuKernels*> supported = SetsThatRunHere();

@@ -73,10 +73,10 @@ struct KvView {
   int64_t kv_heads = 0;
   int64_t head_dim = 0;
 
-  const float* Keys(int64_t block, int64_t kv_head) const {  // [block_tokens, head_dim]
+  [[gnu::always_inline]] const float* Keys(int64_t block, int64_t kv_head) const {  // [block_tokens, head_dim]
     return layer + block_table[block] * block_stride + kv_head * block_tokens * head_dim;
   }
-  const float* Values(int64_t block, int64_t kv_head) const {  // [block_tokens, head_dim]
+  [[gnu::always_inline]] const float* Values(int64_t block, int64_t kv_head) const {  // [block_tokens, head_dim]
     return Keys(block, kv_heads + kv_head);
   }
 };
@@ -110,6 +110,13 @@ struct CpuKernels {
                    float* out);                      // out = silu(gate) * up; out may be gate
   void (*add)(int64_t n, const float* x, float* y);  // y += x
   void (*scaled_add)(int64_t n, float scale, const float* x, float* y);  // y += scale * x
+
+  // Limits to hold the others against; probe.h times them.
+  double (*fma_probe)(int64_t rounds);                   // float32 FMAs only; returns the operations done
+  float (*read_probe)(int64_t n, const float* data);     // reads data once, in order; returns the sum
 };
+
+// Aborts: a weight type that mat_mul does not take has come this far.
+[[noreturn]] void RejectWeightType(DType dtype);
 
 }  // namespace fiddler

@@ -1,6 +1,37 @@
-// Being written: forwards to the oracle until then.
-#include "kernels/dispatch.h"
+// The kernels for AVX-512 F, BW, VL and DQ. Compiled for that instruction set, unlike all other code: what is
+// included here must bring no inline function that others share (tests/tools/check_isa_objects tells).
+#include "kernels/cpu/attend.h"
+#include "kernels/cpu/elementwise.h"
+#include "kernels/cpu/mat_mul.h"
+#include "kernels/cpu/simd_avx512.h"
+
 namespace fiddler {
-const CpuKernels& Avx512Kernels();
-const CpuKernels& Avx512Kernels() { return GenericKernels(); }
+
+const CpuKernels& Avx512Kernels();  // declared where it is used, in dispatch.cc
+
+namespace {
+
+bool RunsHere() {
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+}
+
+constexpr CpuKernels kAvx512 = {
+    .isa = "avx512",
+    .runs_here = RunsHere,
+    .mat_mul = MatMul<Simd>,
+    .rms_norm = RmsNorm<Simd>,
+    .rope = Rope<Simd>,
+    .attend = Attend<Simd>,
+    .silu_mul = SiluMul<Simd>,
+    .add = Add<Simd>,
+    .scaled_add = ScaledAdd<Simd>,
+    .fma_probe = FmaProbe<Simd>,
+    .read_probe = ReadProbe<Simd>,
+};
+
+}  // namespace
+
+const CpuKernels& Avx512Kernels() { return kAvx512; }
+
 }  // namespace fiddler

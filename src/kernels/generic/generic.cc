@@ -2,7 +2,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "base/check.h"
 #include "kernels/dispatch.h"
 
 namespace fiddler {
@@ -17,7 +16,7 @@ float WeightAt(const MatrixView& w, int64_t index) {
     case DType::kBF16:
       return ToFloat(static_cast<const BF16*>(w.data)[index]);
     default:
-      CHECK(false, "weights of type {}", DTypeName(w.dtype));
+      RejectWeightType(w.dtype);
   }
 }
 
@@ -106,6 +105,18 @@ void ScaledAdd(int64_t n, float scale, const float* x, float* y) {
   for (int64_t i = 0; i < n; ++i) y[i] += scale * x[i];
 }
 
+double FmaProbe(int64_t rounds) {
+  volatile float sum = 1.0f;
+  for (int64_t i = 0; i < rounds; ++i) sum = sum * 0.999f + 0.999f;
+  return 2.0 * static_cast<double>(rounds);
+}
+
+float ReadProbe(int64_t n, const float* data) {
+  float sum = 0;
+  for (int64_t i = 0; i < n; ++i) sum += data[i];
+  return sum;
+}
+
 bool RunsHere() { return true; }
 
 constexpr CpuKernels kGeneric = {
@@ -118,6 +129,8 @@ constexpr CpuKernels kGeneric = {
     .silu_mul = SiluMul,
     .add = Add,
     .scaled_add = ScaledAdd,
+    .fma_probe = FmaProbe,
+    .read_probe = ReadProbe,
 };
 
 }  // namespace

@@ -1,0 +1,130 @@
+// exp, and the ops that look at one number or one row at a time, for any Simd.
+#pragma once
+
+#include "kernels/ops.h"
+
+namespace fiddler {
+
+// exp(x) = 2^n * exp(r), n = round(x / ln 2), |r| <= ln 2 / 2, with the polynomial of Cephes' expf. Relative error
+// below 2e-7 while the result is normal; exactly 1 at 0; 0 from -104 down, infinity from 89 up; NaN stays NaN.
+template <class S>
+[[gnu::always_inline]] inline typename S::Reg Exp(typename S::Reg x) {
+  x = S::Max(S::Set(-104.0f), S::Min(S::Set(89.0f), x));
+  const typename S::Reg n = S::Round(S::Mul(x, S::Set(1.44269504f)));
+  typename S::Reg r = S::Fma(n, S::Set(-0.693359375f), x);  // ln 2 in two parts: n times the first is exact
+  r = S::Fma(n, S::Set(2.12194440e-4f), r);
+  typename S::Reg p = S::Set(1.9875691500e-4f);
+  p = S::Fma(p, r, S::Set(1.3981999507e-3f));
+  p = S::Fma(p, r, S::Set(8.3334519073e-3f));
+  p = S::Fma(p, r, S::Set(4.1665795894e-2f));
+  p = S::Fma(p, r, S::Set(1.6666665459e-1f));
+  p = S::Fma(p, r, S::Set(5.0000001201e-1f));
+  p = S::Add(S::Fma(S::Mul(r, r), p, r), S::Set(1.0f));
+  return S::TimesPowerOfTwo(p, n);
+}
+
+// Calls body(i, Load, Store) for each register of [0, n), the last with loads and stores of what is left.
+template <class S, class Body>
+[[gnu::always_inline]] inline void ForEachRegister(int64_t n, const Body& body) {
+  int64_t i = 0;
+  for (; i + S::kWidth <= n; i += S::kWidth) {
+    body([i](const float* p) { return S::Load(p + i); }, [i](float* p, typename S::Reg a) { S::Store(p + i, a); });
+  }
+  if (i == n) return;
+  body([i, n](const float* p) { return S::LoadFirst(p + i, n - i); },
+       [i, n](float* p, typename S::Reg a) { S::StoreFirst(p + i, n - i, a); });
+}
+
+template <class S>
+void RmsNorm(const RmsNormArgs& args) {
+  using Reg = typename S::Reg;
+  for (int64_t r = 0; r < args.rows; ++r) {
+    const float* const x = args.x + r * args.x_stride;
+    float* const y = args.y + r * args.y_stride;
+    Reg squares = S::Zero();
+    ForEachRegister<S>(args.cols, [&](auto load, auto) { squares = S::Fma(load(x), load(x), squares); });
+    const float mean = S::Sum(squares) / static_cast<float>(args.cols);
+    const Reg scale = S::Set(1.0f / __builtin_sqrtf(mean + args.epsilon));
+    ForEachRegister<S>(args.cols, [&](auto load, auto store) {
+      store(y, S::Mul(S::Mul(load(x), scale), load(args.weight)));
+    });
+  }
+}
+
+template <class S>
+void Rope(const RopeArgs& args) {
+  using Reg = typename S::Reg;
+  const int64_t half = args.rotary_dim / 2;
+  for (int64_t h = 0; h < args.heads; ++h) {
+    float* const first = args.x + h * args.head_dim;
+    float* const second = first + half;
+    ForEachRegister<S>(half, [&](auto load, auto store) {
+      const Reg a = load(first);
+      const Reg b = load(second);
+      const Reg cos = load(args.cos);
+      const Reg sin = load(args.sin);
+      store(first, S::Sub(S::Mul(a, cos), S::Mul(b, sin)));
+      store(second, S::Fma(b, cos, S::Mul(a, sin)));
+    });
+  }
+}
+
+// silu(g) = g * sigmoid(g), and sigmoid(g) = e / (1 + e) with e = exp(g), or 1 / (1 + exp(-g)): the exponent is
+// never positive, so nothing overflows.
+template <class S>
+void SiluMul(int64_t n, const float* gate, const float* up, float* out) {
+  using Reg = typename S::Reg;
+  const Reg one = S::Set(1.0f);
+  ForEachRegister<S>(n, [&](auto load, auto store) {
+    const Reg g = load(gate);
+    const Reg e = Exp<S>(S::IfNegative(g, g, S::Sub(S::Zero(), g)));
+    const Reg sigmoid = S::Div(S::IfNegative(g, e, one), S::Add(one, e));
+    store(out, S::Mul(S::Mul(g, sigmoid), load(up)));
+  });
+}
+
+template <class S>
+void Add(int64_t n, const float* x, float* y) {
+  ForEachRegister<S>(n, [&](auto load, auto store) { store(y, S::Add(load(y), load(x))); });
+}
+
+template <class S>
+void ScaledAdd(int64_t n, float scale, const float* x, float* y) {
+  const typename S::Reg factor = S::Set(scale);
+  ForEachRegister<S>(n, [&](auto load, auto store) { store(y, S::Fma(factor, load(x), load(y))); });
+}
+
+// Enough independent chains to fill two FMA units of latency 4, or the line buffers of a core.
+template <class S>
+double FmaProbe(int64_t rounds) {
+  constexpr int kChains = 10;
+  typename S::Reg chains[kChains];
+  const typename S::Reg factor = S::Set(0.999f);
+#pragma GCC unroll 16
+  for (int i = 0; i < kChains; ++i) chains[i] = S::Set(static_cast<float>(i));
+  for (int64_t round = 0; round < rounds; ++round) {
+#pragma GCC unroll 16
+    for (int i = 0; i < kChains; ++i) chains[i] = S::Fma(chains[i], factor, factor);
+  }
+  for (int i = 1; i < kChains; ++i) chains[0] = S::Add(chains[0], chains[i]);
+  volatile float used = S::Sum(chains[0]);
+  static_cast<void>(used);
+  return 2.0 * kChains * S::kWidth * static_cast<double>(rounds);
+}
+
+template <class S>
+float ReadProbe(int64_t n, const float* data) {
+  constexpr int kChains = 8;
+  typename S::Reg sums[kChains] = {};
+  int64_t i = 0;
+  for (; i + kChains * S::kWidth <= n; i += kChains * S::kWidth) {
+#pragma GCC unroll 16
+    for (int j = 0; j < kChains; ++j) sums[j] = S::Add(sums[j], S::Load(data + i + j * S::kWidth));
+  }
+  for (int j = 1; j < kChains; ++j) sums[0] = S::Add(sums[0], sums[j]);
+  float sum = S::Sum(sums[0]);
+  for (; i < n; ++i) sum += data[i];
+  return sum;
+}
+
+}  // namespace fiddler
