@@ -35,7 +35,10 @@ std::vector<const CpuKernels*> SetsThatRunHere() {
 
 }  // namespace
 
-void RejectWeightType(DType dtype) { CHECK(false, "weights of type {}", DTypeName(dtype)); std::abort(); }
+void RejectWeightType(DType dtype) {
+  CHECK(false, "weights of type {}", DTypeName(dtype));
+  std::abort();
+}
 
 std::span<const CpuKernels* const> SupportedKernels() {
   static const std::vector<const CpuKernels*> supported = SetsThatRunHere();

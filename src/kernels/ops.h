@@ -73,10 +73,12 @@ struct KvView {
   int64_t kv_heads = 0;
   int64_t head_dim = 0;
 
-  [[gnu::always_inline]] const float* Keys(int64_t block, int64_t kv_head) const {  // [block_tokens, head_dim]
+  [[gnu::always_inline]] const float* Keys(int64_t block,
+                                           int64_t kv_head) const {  // [block_tokens, head_dim]
     return layer + block_table[block] * block_stride + kv_head * block_tokens * head_dim;
   }
-  [[gnu::always_inline]] const float* Values(int64_t block, int64_t kv_head) const {  // [block_tokens, head_dim]
+  [[gnu::always_inline]] const float* Values(int64_t block,
+                                             int64_t kv_head) const {  // [block_tokens, head_dim]
     return Keys(block, kv_heads + kv_head);
   }
 };
@@ -112,8 +114,8 @@ struct CpuKernels {
   void (*scaled_add)(int64_t n, float scale, const float* x, float* y);  // y += scale * x
 
   // Limits to hold the others against; probe.h times them.
-  double (*fma_probe)(int64_t rounds);                   // float32 FMAs only; returns the operations done
-  float (*read_probe)(int64_t n, const float* data);     // reads data once, in order; returns the sum
+  double (*fma_probe)(int64_t rounds);                // float32 FMAs only; returns the operations done
+  float (*read_probe)(int64_t n, const float* data);  // reads data once, in order; returns the sum
 };
 
 // Aborts: a weight type that mat_mul does not take has come this far.

@@ -1,10 +1,10 @@
-// attend for any Simd: softmax on line (arXiv 1805.02867) over chunks of positions, for a batch of queries at a
-// time, so that each key and value is read once per batch.
+// attend for any Simd: softmax on line (arXiv 1805.02867) over chunks of positions, for a batch of queries at
+// a time, so that each key and value is read once per batch.
 //
-// Guarantee. The result of a query depends on the query and the keys and values it may look at alone: not on the
-// other tokens of the call, nor on how the positions lie in blocks, to the last bit (given finite keys and
-// values). Chunks are aligned to positions, the order within one is fixed, and one that a query may not look at
-// leaves it as it was.
+// Guarantee. The result of a query depends on the query and the keys and values it may look at alone: not on
+// the other tokens of the call, nor on how the positions lie in blocks, to the last bit (given finite keys
+// and values). Chunks are aligned to positions, the order within one is fixed, and one that a query may not
+// look at leaves it as it was.
 #pragma once
 
 #include <immintrin.h>
@@ -52,7 +52,8 @@ template <class S>
 void FindChunk(const AttendArgs& args, int64_t first, int64_t end, AttendChunk& chunk) {
   const KvView& kv = args.kv;
   chunk.first = first;
-  chunk.count = static_cast<int>(end - first < AttendChunk::kPositions ? end - first : AttendChunk::kPositions);
+  chunk.count =
+      static_cast<int>(end - first < AttendChunk::kPositions ? end - first : AttendChunk::kPositions);
   int64_t block = first / kv.block_tokens;
   int64_t row = first % kv.block_tokens;
   for (int i = 0; i < chunk.count; ++i, ++row) {
@@ -132,13 +133,14 @@ template <class S>
   batch.largest[query] = new_largest;
 }
 
-// out[query] = out[query] * correction + sum_i weights[query][i] * values[i], for D registers of the head from d on;
-// of the last register only the first `lanes` lanes exist.
+// out[query] = out[query] * correction + sum_i weights[query][i] * values[i], for D registers of the head
+// from d on; of the last register only the first `lanes` lanes exist.
 template <class S, int T, int D>
-[[gnu::always_inline]] inline void AddValues(const AttendChunk& chunk, int64_t first, int64_t d, int64_t lanes,
-                                             AttendBatch& batch) {
+[[gnu::always_inline]] inline void AddValues(const AttendChunk& chunk, int64_t first, int64_t d,
+                                             int64_t lanes, AttendBatch& batch) {
   const auto load = [lanes](const float* p, int v) {
-    return v + 1 < D || lanes == S::kWidth ? S::Load(p + v * S::kWidth) : S::LoadFirst(p + v * S::kWidth, lanes);
+    return v + 1 < D || lanes == S::kWidth ? S::Load(p + v * S::kWidth)
+                                           : S::LoadFirst(p + v * S::kWidth, lanes);
   };
   typename S::Reg sums[T][D];
 #pragma GCC unroll 8

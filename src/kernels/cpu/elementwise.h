@@ -5,8 +5,9 @@
 
 namespace fiddler {
 
-// exp(x) = 2^n * exp(r), n = round(x / ln 2), |r| <= ln 2 / 2, with the polynomial of Cephes' expf. Relative error
-// below 2e-7 while the result is normal; exactly 1 at 0; 0 from -104 down, infinity from 89 up; NaN stays NaN.
+// exp(x) = 2^n * exp(r), n = round(x / ln 2), |r| <= ln 2 / 2, with the polynomial of Cephes' expf. Relative
+// error below 2e-7 while the result is normal; exactly 1 at 0; 0 from -104 down, infinity from 89 up; NaN
+// stays NaN.
 template <class S>
 [[gnu::always_inline]] inline typename S::Reg Exp(typename S::Reg x) {
   x = S::Max(S::Set(-104.0f), S::Min(S::Set(89.0f), x));
@@ -28,7 +29,8 @@ template <class S, class Body>
 [[gnu::always_inline]] inline void ForEachRegister(int64_t n, const Body& body) {
   int64_t i = 0;
   for (; i + S::kWidth <= n; i += S::kWidth) {
-    body([i](const float* p) { return S::Load(p + i); }, [i](float* p, typename S::Reg a) { S::Store(p + i, a); });
+    body([i](const float* p) { return S::Load(p + i); },
+         [i](float* p, typename S::Reg a) { S::Store(p + i, a); });
   }
   if (i == n) return;
   body([i, n](const float* p) { return S::LoadFirst(p + i, n - i); },
@@ -69,8 +71,8 @@ void Rope(const RopeArgs& args) {
   }
 }
 
-// silu(g) = g * sigmoid(g), and sigmoid(g) = e / (1 + e) with e = exp(g), or 1 / (1 + exp(-g)): the exponent is
-// never positive, so nothing overflows.
+// silu(g) = g * sigmoid(g), and sigmoid(g) = e / (1 + e) with e = exp(g), or 1 / (1 + exp(-g)): the exponent
+// is never positive, so nothing overflows.
 template <class S>
 void SiluMul(int64_t n, const float* gate, const float* up, float* out) {
   using Reg = typename S::Reg;

@@ -1,17 +1,17 @@
 // mat_mul for any Simd.
 //
-// Guarantee. y[t, r] depends on x row t, w row r and bias[r] alone: not on the row range, the number of tokens,
-// the gather or the blocking, to the last bit. Every path adds in the same order: lane l of one register sums
-// the products of k = l, l + kWidth, ... in rising order, then Sum4 adds the lanes, then comes the bias. So a
-// batch equals its tokens alone, and a prompt gives the same in chunks of any size.
+// Guarantee. y[t, r] depends on x row t, w row r and bias[r] alone: not on the row range, the number of
+// tokens, the gather or the blocking, to the last bit. Every path adds in the same order: lane l of one
+// register sums the products of k = l, l + kWidth, ... in rising order, then Sum4 adds the lanes, then comes
+// the bias. So a batch equals its tokens alone, and a prompt gives the same in chunks of any size.
 //
 // One token is bound by memory: rows are read one after the other, as they lie. (Several side by side are
 // several streams to the hardware, which reads them at 0.55-0.6 of the speed of one.)
 //
-// More tokens: tiles of 4 rows x a few tokens whose sums stay in registers. A block of rows stays in L2 and is
-// used by one tile of tokens after another, in stretches of k so short that the tile's x, packed, stays in L1
-// (unpacked, rows of x a power of two apart evict each other); unfinished sums wait on the stack. Meanwhile the
-// next block is fetched, again as it lies.
+// More tokens: tiles of 4 rows x a few tokens whose sums stay in registers. A block of rows stays in L2 and
+// is used by one tile of tokens after another, in stretches of k so short that the tile's x, packed, stays in
+// L1 (unpacked, rows of x a power of two apart evict each other); unfinished sums wait on the stack.
+// Meanwhile the next block is fetched, again as it lies.
 #pragma once
 
 #include <immintrin.h>
@@ -48,7 +48,8 @@ struct RowBlock {
 
 // y[r] = dots[r] + bias[r] for the first n of kRows rows.
 template <class S, class W>
-[[gnu::always_inline]] inline void StoreRows(const MatMulArgs& args, int64_t r, int64_t n, __m128 sums, float* y) {
+[[gnu::always_inline]] inline void StoreRows(const MatMulArgs& args, int64_t r, int64_t n, __m128 sums,
+                                             float* y) {
   float dots[MatMulTile<S, W>::kRows];
   _mm_storeu_ps(dots, sums);
   for (int64_t i = 0; i < n; ++i) y[r + i] = dots[i] + (args.bias ? args.bias[r + i] : 0.0f);
@@ -95,7 +96,8 @@ void MatMulOneToken(const MatMulArgs& args) {
 
 // Packs x[t][k], k in [begin, end), as [steps][T][kWidth], with zeros behind the last.
 template <class S, int T>
-[[gnu::always_inline]] inline void PackTokens(const float* const (&x)[T], int64_t begin, int64_t end, float* packed) {
+[[gnu::always_inline]] inline void PackTokens(const float* const (&x)[T], int64_t begin, int64_t end,
+                                              float* packed) {
   for (int64_t k = begin; k < end; k += S::kWidth) {
     for (int t = 0; t < T; ++t, packed += S::kWidth) {
       S::Store(packed, end - k < S::kWidth ? S::LoadFirst(x[t] + k, end - k) : S::Load(x[t] + k));
@@ -103,17 +105,18 @@ template <class S, int T>
   }
 }
 
-// Adds w[r][k] * x[t][k], for k in [begin, end), to the lanes of sums[r][t]. Each step prefetches what lies at
-// `ahead` and moves it on by ahead_step.
+// Adds w[r][k] * x[t][k], for k in [begin, end), to the lanes of sums[r][t]. Each step prefetches what lies
+// at `ahead` and moves it on by ahead_step.
 template <class S, class W, int R, int T>
-[[gnu::always_inline]] inline void AddProducts(const W* const (&w)[R], const float* packed, int64_t begin, int64_t end,
-                                               const char*& ahead, int64_t ahead_step,
+[[gnu::always_inline]] inline void AddProducts(const W* const (&w)[R], const float* packed, int64_t begin,
+                                               int64_t end, const char*& ahead, int64_t ahead_step,
                                                typename S::Reg (&sums)[R][T]) {
   typename S::Reg x[T];
   int64_t k = begin;
   for (; k + S::kWidth <= end; k += S::kWidth, packed += T * S::kWidth) {
 #pragma GCC unroll 8
-    for (int64_t i = 0; i < MatMulTile<S, W>::kStepBytes; i += kCacheLine) _mm_prefetch(ahead + i, _MM_HINT_T1);
+    for (int64_t i = 0; i < MatMulTile<S, W>::kStepBytes; i += kCacheLine)
+      _mm_prefetch(ahead + i, _MM_HINT_T1);
     ahead += ahead_step;
 #pragma GCC unroll 8
     for (int t = 0; t < T; ++t) x[t] = S::Load(packed + t * S::kWidth);
@@ -194,7 +197,8 @@ void MatMulOfType(const MatMulArgs& args) {
 
   const int64_t row_bytes = args.w.cols * static_cast<int64_t>(sizeof(W));
   int64_t block_rows = Tile::kRows;
-  while (2 * block_rows <= Tile::kBlockRows && 2 * block_rows * row_bytes <= Tile::kBlockBytes) block_rows *= 2;
+  while (2 * block_rows <= Tile::kBlockRows && 2 * block_rows * row_bytes <= Tile::kBlockBytes)
+    block_rows *= 2;
 
   RowBlock block;
   for (block.begin = args.row_begin; block.begin < args.row_end; block.begin = block.end) {

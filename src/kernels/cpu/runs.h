@@ -16,8 +16,8 @@ template <int kLargest, class Body>
   if constexpr (kLargest > 1) CallWithSize<kLargest - 1>(size, first, body);
 }
 
-// Calls body(first, Size<n>) for runs [first, first + n) of [0, count): as few as can be with n <= kLargest, and of
-// sizes as equal as can be.
+// Calls body(first, Size<n>) for runs [first, first + n) of [0, count): as few as can be with n <= kLargest,
+// and of sizes as equal as can be.
 template <int kLargest, class Body>
 [[gnu::always_inline]] inline void ForEachRun(int64_t count, const Body& body) {
   const int64_t runs = (count + kLargest - 1) / kLargest;

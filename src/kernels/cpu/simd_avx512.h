@@ -1,6 +1,6 @@
 // The vector operations the kernels are written in, in AVX-512 (F, BW, VL, DQ). simd_avx2.h is its twin.
-// The anonymous namespace is on purpose: templates over this Simd get internal linkage, so that the linker can
-// never take code for this instruction set where an older machine runs (tests/tools/check_isa_objects).
+// The anonymous namespace is on purpose: templates over this Simd get internal linkage, so that the linker
+// can never take code for this instruction set where an older machine runs (tests/tools/check_isa_objects).
 #pragma once
 
 #include <immintrin.h>
@@ -21,12 +21,16 @@ struct Simd {
   static Reg Set(float value) { return _mm512_set1_ps(value); }
 
   static Reg Load(const float* p) { return _mm512_loadu_ps(p); }
-  static Reg Load(const F16* p) { return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
+  static Reg Load(const F16* p) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  }
   static Reg Load(const BF16* p) { return Widen(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
 
   // The first n < kWidth elements, zeros behind them; nothing past them is touched.
   static Reg LoadFirst(const float* p, int64_t n) { return _mm512_maskz_loadu_ps(Mask(n), p); }
-  static Reg LoadFirst(const F16* p, int64_t n) { return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(Mask(n), p)); }
+  static Reg LoadFirst(const F16* p, int64_t n) {
+    return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(Mask(n), p));
+  }
   static Reg LoadFirst(const BF16* p, int64_t n) { return Widen(_mm256_maskz_loadu_epi16(Mask(n), p)); }
 
   static void Store(float* p, Reg a) { _mm512_storeu_ps(p, a); }
@@ -43,7 +47,9 @@ struct Simd {
   static Reg IfNegative(Reg test, Reg then, Reg otherwise) {  // by the sign bit of test
     return _mm512_mask_blend_ps(_mm512_movepi32_mask(_mm512_castps_si512(test)), otherwise, then);
   }
-  static Reg TimesPowerOfTwo(Reg a, Reg exponent) { return _mm512_scalef_ps(a, exponent); }  // exponent: whole
+  static Reg TimesPowerOfTwo(Reg a, Reg exponent) {
+    return _mm512_scalef_ps(a, exponent);
+  }  // exponent: whole
 
   // The four sums over the lanes, as 4 floats. The order of the additions is fixed by the lane numbers.
   static __m128 Sum4(Reg a, Reg b, Reg c, Reg d) {

@@ -1,0 +1,225 @@
+// The ops on rows and single numbers, of every set, against the oracle.
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+
+#include "kernels/dispatch.h"
+#include "kernels/testing.h"
+#include "kernels/tolerances.h"
+
+namespace fiddler {
+namespace {
+
+using testing::FastKernels;
+using testing::GuardedArray;
+using testing::Random;
+using testing::Untouched;
+
+constexpr int64_t kSizes[] = {0, 1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 33, 40, 100, 131, 1000};
+
+TEST(RmsNorm, LikeOracle) {
+  Random random(1);
+  for (const int64_t cols : kSizes) {
+    for (const float scale : {1.0f, 1e-6f, 1e6f}) {
+      RmsNormArgs args{.rows = cols == 0 ? 0 : 3,
+                       .cols = cols,
+                       .x_stride = cols + 1,
+                       .y_stride = cols + 2,
+                       .epsilon = 1e-6f};
+      GuardedArray<float> x(3 * args.x_stride);
+      GuardedArray<float> weight(cols);
+      GuardedArray<float> expected(3 * args.y_stride);
+      random.FillNormal(x, scale);
+      random.FillNormal(weight);
+      args.x = x.data();
+      args.weight = weight.data();
+      args.y = expected.data();
+      GenericKernels().rms_norm(args);
+      for (const CpuKernels* kernels : FastKernels()) {
+        SCOPED_TRACE(fmt::format("{}, {} columns, scale {}", kernels->isa, cols, scale));
+        GuardedArray<float> y(3 * args.y_stride);
+        args.y = y.data();
+        kernels->rms_norm(args);
+        EXPECT_TRUE(y.FrontIntact());
+        for (int64_t i = 0; i < y.size(); ++i) {
+          if (i % args.y_stride < args.cols && i / args.y_stride < args.rows) {
+            ASSERT_NEAR(y[i], expected[i], tolerance::kRmsNorm * std::abs(expected[i])) << i;
+          } else {
+            ASSERT_TRUE(Untouched(y[i])) << i;
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(RmsNorm, InPlace) {
+  Random random(2);
+  GuardedArray<float> x(2 * 37);
+  GuardedArray<float> weight(37);
+  GuardedArray<float> expected(2 * 37);
+  random.FillNormal(x);
+  random.FillNormal(weight);
+  const RmsNormArgs args{.rows = 2,
+                         .cols = 37,
+                         .x = x.data(),
+                         .x_stride = 37,
+                         .y = expected.data(),
+                         .y_stride = 37,
+                         .weight = weight.data(),
+                         .epsilon = 1e-5f};
+  for (const CpuKernels* kernels : SupportedKernels()) {
+    kernels->rms_norm(args);
+    GuardedArray<float> y(2 * 37);
+    std::copy(x.begin(), x.end(), y.begin());
+    RmsNormArgs in_place = args;
+    in_place.x = in_place.y = y.data();
+    kernels->rms_norm(in_place);
+    for (int64_t i = 0; i < y.size(); ++i) ASSERT_EQ(y[i], expected[i]) << kernels->isa << " " << i;
+  }
+}
+
+TEST(Rope, LikeOracle) {
+  Random random(3);
+  for (const int64_t head_dim : {2, 6, 16, 32, 34, 64, 80, 128, 160}) {
+    for (const int64_t rotary_dim : {head_dim, head_dim / 4 * 2}) {
+      RopeArgs args{.heads = 3, .head_dim = head_dim, .rotary_dim = rotary_dim};
+      GuardedArray<float> start(3 * head_dim);
+      GuardedArray<float> cos(rotary_dim / 2);
+      GuardedArray<float> sin(rotary_dim / 2);
+      GuardedArray<float> expected(3 * head_dim);
+      random.FillNormal(start);
+      std::copy(start.begin(), start.end(), expected.begin());
+      for (int64_t i = 0; i < rotary_dim / 2; ++i) {
+        cos[i] = std::cos(static_cast<float>(i));
+        sin[i] = std::sin(static_cast<float>(i));
+      }
+      args.cos = cos.data();
+      args.sin = sin.data();
+      args.x = expected.data();
+      GenericKernels().rope(args);
+      for (const CpuKernels* kernels : FastKernels()) {
+        SCOPED_TRACE(fmt::format("{}, {} of {} dimensions", kernels->isa, rotary_dim, head_dim));
+        GuardedArray<float> x(3 * head_dim);
+        std::copy(start.begin(), start.end(), x.begin());
+        args.x = x.data();
+        kernels->rope(args);
+        EXPECT_TRUE(x.FrontIntact());
+        for (int64_t i = 0; i < x.size(); ++i) {
+          const int64_t d = i % head_dim;
+          if (d >= rotary_dim) {
+            ASSERT_EQ(x[i], start[i]) << i;
+            continue;
+          }
+          const int64_t partner = d < rotary_dim / 2 ? i + rotary_dim / 2 : i - rotary_dim / 2;
+          const double magnitude = std::abs(start[i]) + std::abs(start[partner]);
+          ASSERT_NEAR(x[i], expected[i], tolerance::kRope * magnitude) << i;
+        }
+      }
+    }
+  }
+}
+
+TEST(SiluMul, LikeOracle) {
+  Random random(4);
+  for (const int64_t n : kSizes) {
+    GuardedArray<float> gate(n);
+    GuardedArray<float> up(n);
+    GuardedArray<float> expected(n);
+    random.FillNormal(gate, 5);
+    random.FillNormal(up);
+    GenericKernels().silu_mul(n, gate.data(), up.data(), expected.data());
+    for (const CpuKernels* kernels : FastKernels()) {
+      SCOPED_TRACE(fmt::format("{}, {}", kernels->isa, n));
+      GuardedArray<float> out(n);
+      kernels->silu_mul(n, gate.data(), up.data(), out.data());
+      EXPECT_TRUE(out.FrontIntact());
+      for (int64_t i = 0; i < n; ++i)
+        ASSERT_NEAR(out[i], expected[i], tolerance::kSilu * std::abs(expected[i])) << gate[i];
+      std::copy(gate.begin(), gate.end(), out.begin());
+      kernels->silu_mul(n, out.data(), up.data(), out.data());  // in place
+      for (int64_t i = 0; i < n; ++i)
+        ASSERT_NEAR(out[i], expected[i], tolerance::kSilu * std::abs(expected[i])) << gate[i];
+    }
+  }
+}
+
+// All of exp's range, through silu(g) = g exp(g) / (1 + exp(g)): relative accuracy down to where exp(g) is no
+// longer normal (-87.3), absolute from there on, and no overflow anywhere.
+TEST(SiluMul, WholeRange) {
+  for (const CpuKernels* kernels : FastKernels()) {
+    SCOPED_TRACE(kernels->isa);
+    const float one = 1;
+    for (double g = -87.3; g < 90; g += 0.0037) {
+      const auto gate = static_cast<float>(g);
+      float out = 0;
+      kernels->silu_mul(1, &gate, &one, &out);
+      const double expected = gate / (1 + std::exp(-static_cast<double>(gate)));
+      ASSERT_NEAR(out, expected, tolerance::kSilu * std::abs(expected)) << gate;
+    }
+    for (const float gate : {-88.0f, -95.0f, -103.9f, -104.1f, -200.0f, -1e10f, -3e38f}) {
+      float out = 1;
+      kernels->silu_mul(1, &gate, &one, &out);
+      ASSERT_NEAR(out, 0, 1e-35) << gate;
+    }
+    for (const float gate : {89.0f, 200.0f, 1e10f, 3e38f, std::numeric_limits<float>::infinity()}) {
+      float out = 0;
+      kernels->silu_mul(1, &gate, &one, &out);
+      ASSERT_EQ(out, gate);
+    }
+    const float nan = std::numeric_limits<float>::quiet_NaN();
+    float out = 0;
+    kernels->silu_mul(1, &nan, &one, &out);
+    ASSERT_TRUE(std::isnan(out));
+  }
+}
+
+TEST(Add, LikeOracle) {
+  Random random(5);
+  for (const int64_t n : kSizes) {
+    GuardedArray<float> x(n);
+    GuardedArray<float> start(n);
+    random.FillNormal(x);
+    random.FillNormal(start);
+    for (const CpuKernels* kernels : FastKernels()) {
+      SCOPED_TRACE(fmt::format("{}, {}", kernels->isa, n));
+      GuardedArray<float> y(n);
+      std::copy(start.begin(), start.end(), y.begin());
+      kernels->add(n, x.data(), y.data());
+      EXPECT_TRUE(y.FrontIntact());
+      for (int64_t i = 0; i < n; ++i) ASSERT_EQ(y[i], start[i] + x[i]) << i;
+
+      std::copy(start.begin(), start.end(), y.begin());
+      kernels->scaled_add(n, -0.7f, x.data(), y.data());
+      EXPECT_TRUE(y.FrontIntact());
+      for (int64_t i = 0; i < n; ++i) {
+        const double expected = start[i] + -0.7f * static_cast<double>(x[i]);
+        ASSERT_NEAR(y[i], expected, tolerance::kScaledAdd * (std::abs(start[i]) + std::abs(0.7f * x[i])))
+            << i;
+      }
+    }
+  }
+}
+
+TEST(Probes, DoWhatTheySay) {
+  Random random(6);
+  for (const CpuKernels* kernels : SupportedKernels()) {
+    EXPECT_GE(kernels->fma_probe(10), 20.0) << kernels->isa;
+    for (const int64_t n : kSizes) {
+      GuardedArray<float> data(n);
+      random.FillNormal(data);
+      double sum = 0;
+      double magnitude = 0;
+      for (const float value : data) {
+        sum += value;
+        magnitude += std::abs(value);
+      }
+      EXPECT_NEAR(kernels->read_probe(n, data.data()), sum, 1e-5 * magnitude) << kernels->isa << " " << n;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace fiddler
