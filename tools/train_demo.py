@@ -16,6 +16,7 @@ import ctypes
 import itertools
 import json
 import math
+import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterable
@@ -39,12 +40,12 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 def demo_config() -> MixtralConfig:
-    """The geometry of Mixtral-8x7B, scaled down to 17.5 million parameters, 6.8 million of them used for a token."""
+    """The geometry of Mixtral-8x7B, scaled down: 10.8 million parameters, 4.8 million of them used for a token."""
     return MixtralConfig(
         vocab_size=VOCAB_SIZE,
         hidden_size=256,
-        intermediate_size=384,
-        num_hidden_layers=6,
+        intermediate_size=320,
+        num_hidden_layers=4,
         num_attention_heads=8,
         num_key_value_heads=4,
         head_dim=32,
@@ -161,49 +162,58 @@ def orthogonalize(matrices: Tensor) -> Tensor:
 
 @dataclass
 class Slot:
-    """One parameter with its float32 master copy and its moments."""
+    """One parameter with its float32 master copy, its moments and one gradient a worker. All in shared memory."""
 
     parameter: torch.nn.Parameter
+    gradients: Tensor  # [workers, *shape]
     master: Tensor
     first: Tensor
     second: Tensor | None  # None: updated by Muon, else by AdamW
     decay: bool
 
+    def gradient(self, clip: float = 1.0) -> Tensor:
+        """Mean over the workers, clipped to a norm of `clip`."""
+        mean = self.gradients.float().mean(dim=0)
+        return mean.mul_((clip / (mean.norm() + 1e-6)).clamp(max=1.0))
+
 
 class Optimizer:
     """Muon for the matrices inside the layers, AdamW for embeddings, head, routers and norms."""
 
-    def __init__(self, model: MixtralForCausalLM, weight_decay: float):
+    def __init__(self, model: MixtralForCausalLM, weight_decay: float, workers: int):
         self.weight_decay = weight_decay
         self.step_count = 0
+        self.workers = workers
         self.slots = [self._slot(name, p) for name, p in model.named_parameters()]
 
-    @staticmethod
-    def _slot(name: str, parameter: torch.nn.Parameter) -> Slot:
-        master = parameter.detach().float().clone()
+    def _slot(self, name: str, parameter: torch.nn.Parameter) -> Slot:
+        master = parameter.detach().float().clone().share_memory_()
+        gradients = torch.zeros(self.workers, *parameter.shape, dtype=parameter.dtype).share_memory_()
         muon = "_proj" in name
-        second = None if muon else torch.zeros_like(master)
-        return Slot(parameter, master, torch.zeros_like(master), second, decay=muon or "lm_head" in name)
+        second = None if muon else torch.zeros_like(master).share_memory_()
+        first = torch.zeros_like(master).share_memory_()
+        return Slot(parameter, gradients, master, first, second, decay=muon or "lm_head" in name)
+
+    def publish_gradients(self, worker: int) -> None:
+        for slot in self.slots:
+            slot.gradients[worker] = slot.parameter.grad
+            slot.parameter.grad = None
 
     @torch.no_grad()
-    def step(self, learning_rate: float, clip: float = 1.0) -> float:
-        """One update from the parameters' gradients; returns their norm before clipping."""
+    def step(self, worker: int, learning_rate: float) -> None:
+        """Updates the parameters that are this worker's to update."""
         self.step_count += 1
-        gradients = [slot.parameter.grad.float() for slot in self.slots]
-        norm = math.sqrt(sum(g.square().sum().item() for g in gradients))
-        scale = min(1.0, clip / (norm + 1e-6))
-        for slot, gradient in zip(self.slots, gradients):
-            update = self._muon(slot, gradient) if slot.second is None else self._adam(slot, gradient * scale)
+        for slot in self.slots[worker :: self.workers]:
+            update = self._muon(slot) if slot.second is None else self._adam(slot)
             if slot.decay:
                 slot.master.mul_(1 - learning_rate * self.weight_decay)
             slot.master.add_(update, alpha=-learning_rate)
             slot.parameter.copy_(slot.master)
-            slot.parameter.grad = None
-        return norm
 
     @staticmethod
-    def _muon(slot: Slot, gradient: Tensor, momentum: float = 0.95) -> Tensor:
+    def _muon(slot: Slot, momentum: float = 0.95) -> Tensor:
         """Scaled to the typical update size of AdamW, so that both share a learning rate (Moonlight, section 2.2)."""
+        gradient = slot.gradient()
         slot.first.lerp_(gradient, 1 - momentum)
         nesterov = gradient.lerp(slot.first, momentum)
         # gate_up_proj is [experts, gate rows then up rows, hidden]: two matrices an expert.
@@ -212,7 +222,8 @@ class Optimizer:
             matrices = matrices.view(2 * nesterov.size(0), -1, nesterov.size(2))
         return orthogonalize(matrices).mul_(0.2 * math.sqrt(max(matrices.shape[1:]))).view_as(nesterov)
 
-    def _adam(self, slot: Slot, gradient: Tensor, beta1: float = 0.9, beta2: float = 0.98) -> Tensor:
+    def _adam(self, slot: Slot, beta1: float = 0.9, beta2: float = 0.98) -> Tensor:
+        gradient = slot.gradient()
         slot.first.lerp_(gradient, 1 - beta1)
         slot.second.lerp_(gradient.square(), 1 - beta2)
         first = slot.first / (1 - beta1**self.step_count)
@@ -225,11 +236,14 @@ class Optimizer:
     @torch.no_grad()
     def load_state(self, state: dict) -> None:
         self.step_count = state["step"]
-        for slot, (slot.master, slot.first, slot.second) in zip(self.slots, state["slots"]):
+        for slot, saved in zip(self.slots, state["slots"]):
+            for tensor, value in zip((slot.master, slot.first, slot.second), saved):
+                if tensor is not None:
+                    tensor.copy_(value)
             slot.parameter.copy_(slot.master)
 
 
-def learning_rate(progress: float, steps: int, peak: float, warmup_steps: int = 100, flat: float = 0.3) -> float:
+def learning_rate(progress: float, steps: int, peak: float, warmup_steps: int = 60, flat: float = 0.3) -> float:
     """Warm-up over the first steps, then flat, then linear to zero at progress 1."""
     return peak * min(1.0, (steps + 1) / warmup_steps, max(0.0, (1 - progress) / (1 - flat)))
 
@@ -242,6 +256,7 @@ def replace_file(path: Path, write: Callable[[Path], None]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     write(partial)
+    partial.chmod(0o644)
     os.replace(partial, path)
 
 
@@ -304,13 +319,6 @@ def export_weights(model: MixtralForCausalLM, folder: Path) -> None:
 
 
 @torch.no_grad()
-def held_out_loss(model: MixtralForCausalLM, ids: list[int], context: int, batch: int) -> float:
-    """Mean loss over full windows, in bfloat16: good enough to watch a run (tools/eval_transformers.py is exact)."""
-    windows = torch.tensor(ids[: len(ids) // context * context]).view(-1, context)
-    return float(np.average([losses(model, w)[0].item() for w in windows.split(batch)]))
-
-
-@torch.no_grad()
 def greedy(model: MixtralForCausalLM, tokenizer: Tokenizer, prompt: str, tokens: int = 48) -> str:
     ids = tokenizer.encode(prompt).ids
     for _ in range(tokens):
@@ -319,21 +327,29 @@ def greedy(model: MixtralForCausalLM, tokenizer: Tokenizer, prompt: str, tokens:
 
 
 class Run:
-    """One training run: its model, optimizer, data and clock."""
+    """One training run: its model, optimizer, data and clock. Made once, then forked into the workers.
+
+    Every worker is one single-threaded process with its share of each batch; they share weights, gradients and
+    optimizer state and meet twice a step. On a machine that is busy with other work this is much faster than threads
+    inside every operation, which would wait for each other a thousand times a step.
+    """
 
     def __init__(self, options: argparse.Namespace):
         self.options = options
         corpus = load_corpus(options.corpus)
         self.tokenizer = self._tokenizer(["\n\n".join(d.heading + d.body) for d in corpus.documents])
         self.documents = encode_documents(corpus.documents, self.tokenizer)
-        self.held_out = self.tokenizer.encode(corpus.held_out).ids
-        self.model = build_model(options.seed)
-        self.optimizer = Optimizer(self.model, options.weight_decay)
-        self.elapsed_before = 0.0
+        held_out = torch.tensor(self.tokenizer.encode(corpus.held_out).ids)
+        self.held_out = held_out[: len(held_out) // options.context * options.context].view(-1, options.context)
+        self.model = build_model(options.seed).share_memory()
+        self.optimizer = Optimizer(self.model, options.weight_decay, options.workers)
+        self.meeting = multiprocessing.get_context("fork").Barrier(options.workers)
+        self.elapsed = torch.zeros(1, dtype=torch.float64).share_memory_()  # seconds, by the first worker's clock
+        self.held_out_loss = torch.zeros(options.workers).share_memory_()
         if options.resume:
             state = torch.load(options.state)
             self.optimizer.load_state(state["optimizer"])
-            self.elapsed_before = state["elapsed"]
+            self.elapsed.fill_(state["elapsed"])
         replace_file(options.out / "heldout.txt", lambda partial: partial.write_text(corpus.held_out))
         export_config(options.out)
 
@@ -349,41 +365,52 @@ class Run:
     def describe(self) -> str:
         total = sum(p.numel() for p in self.model.parameters())
         tokens = sum(len(d.plain) for d in self.documents)
-        return f"{total:,} parameters, {tokens:,} training tokens, {len(self.held_out):,} held out"
+        return f"{total:,} parameters, {tokens:,} training tokens, {self.held_out.numel():,} held out"
 
-    def step(self, windows: Tensor, progress: float) -> dict[str, float]:
+    def step(self, worker: int, windows: Tensor, progress: float) -> dict[str, float]:
         options = self.options
         loss, balance = losses(self.model, windows)
         (loss + options.balance * balance).backward()
+        self.optimizer.publish_gradients(worker)
+        self.meeting.wait()
         rate = learning_rate(progress, self.optimizer.step_count, options.learning_rate)
-        norm = self.optimizer.step(rate)
-        return {"loss": loss.item(), "balance": balance.item(), "norm": norm, "rate": rate}
+        self.optimizer.step(worker, rate)
+        return {"loss": loss.item(), "balance": balance.item(), "rate": rate}
 
-    def checkpoint(self, elapsed: float) -> None:
-        loss = held_out_loss(self.model, self.held_out, self.options.context, self.options.batch)
-        print(f"held out: loss {loss:.4f}, perplexity {math.exp(loss):.3f}", flush=True)
-        print(greedy(self.model, self.tokenizer, "Once upon a time"), flush=True)
-        export_weights(self.model, self.options.out)
-        state = {"optimizer": self.optimizer.state(), "elapsed": elapsed}
-        replace_file(self.options.state, lambda partial: torch.save(state, partial))
+    @torch.no_grad()
+    def checkpoint(self, worker: int) -> None:
+        """The loss is in bfloat16: good enough to watch a run (tools/eval_transformers.py is exact)."""
+        mine = self.held_out[worker :: self.options.workers].split(self.options.batch)
+        self.held_out_loss[worker] = float(np.mean([losses(self.model, w)[0].item() for w in mine]))
+        self.meeting.wait()
+        if worker == 0:
+            loss = self.held_out_loss.mean().item()
+            print(f"held out: loss {loss:.4f}, perplexity {math.exp(loss):.3f}", flush=True)
+            print(greedy(self.model, self.tokenizer, "Once upon a time"), flush=True)
+            export_weights(self.model, self.options.out)
+            state = {"optimizer": self.optimizer.state(), "elapsed": self.elapsed.item()}
+            replace_file(self.options.state, lambda partial: torch.save(state, partial))
 
-    def train(self) -> None:
+    def work(self, worker: int) -> None:
+        """The life of one worker."""
         options = self.options
-        start = time.monotonic() - self.elapsed_before
-        budget = options.minutes * 60
-        next_checkpoint = self.elapsed_before + min(options.checkpoint_minutes * 60, 240)
+        budget, interval = options.minutes * 60, options.checkpoint_minutes * 60
+        start = time.monotonic() - self.elapsed.item()
+        next_checkpoint = self.elapsed.item() + min(interval, 240)
         data = batches(self.documents, options.context, options.batch, options.seed)
         for epoch, windows in itertools.islice(data, self.optimizer.step_count, None):
-            elapsed = time.monotonic() - start
+            if worker == 0:
+                self.elapsed.fill_(time.monotonic() - start)
+            self.meeting.wait()  # all weights are updated, and all workers read the same clock
+            elapsed = self.elapsed.item()
+            if elapsed >= next_checkpoint or elapsed >= budget:
+                self.checkpoint(worker)
+                next_checkpoint = elapsed + interval
             if elapsed >= budget:
                 break
-            report = self.step(torch.from_numpy(windows), elapsed / budget)
-            if self.optimizer.step_count % 20 == 0:
+            report = self.step(worker, torch.from_numpy(windows[worker :: options.workers]), elapsed / budget)
+            if worker == 0 and self.optimizer.step_count % 20 == 0:
                 print_report(self.optimizer.step_count, epoch, elapsed, report, windows.size)
-            if elapsed >= next_checkpoint:
-                self.checkpoint(elapsed)
-                next_checkpoint = elapsed + options.checkpoint_minutes * 60
-        self.checkpoint(budget)
 
 
 def print_report(step: int, epoch: int, elapsed: float, report: dict[str, float], batch_tokens: int) -> None:
@@ -404,7 +431,7 @@ def parse_options(arguments: Iterable[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--learning-rate", type=float, default=4e-3)
     parser.add_argument("--weight-decay", type=float, default=0.1)
     parser.add_argument("--balance", type=float, default=0.02, help="weight of the load-balancing loss")
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes; they share every batch")
     parser.add_argument("--seed", type=int, default=1)
     return parser.parse_args(arguments)
 
@@ -417,13 +444,17 @@ def keep_memory() -> None:
         libc.mallopt(parameter, value)
 
 
+def run_worker(worker: int, run: Run) -> None:
+    run.work(worker)
+
+
 def main() -> None:
     options = parse_options()
     keep_memory()
-    torch.set_num_threads(options.threads)
+    torch.set_num_threads(1)
     run = Run(options)
     print(run.describe(), flush=True)
-    run.train()
+    torch.multiprocessing.start_processes(run_worker, (run,), options.workers, start_method="fork")
 
 
 if __name__ == "__main__":
