@@ -9,7 +9,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 build_packages=(cmake ninja-build ccache g++ pkg-config
   libfmt-dev nlohmann-json3-dev libcli11-dev libhwloc-dev libpcre2-dev libutf8proc-dev libgtest-dev)
 test_packages=(python3)
-ci_packages=(git clang libclang-rt-dev clang-format clang-tidy)
+# clang-format by version: another one formats otherwise.
+ci_packages=(git clang libclang-rt-dev clang-format-14 clang-tidy)
 
 fail() {
   echo "$(basename "$0"): $*" >&2
@@ -61,9 +62,17 @@ install_packages() {
 }
 
 # build PRESET [cmake --build arguments...]: configures and builds one preset of CMakePresets.json.
+# In CI a warning is an error; on a user's machine, with a compiler we have not seen, it is not.
 build() {
   local preset=$1
   shift
-  step "Configuring build/$preset" cmake --preset "$preset"
+  step "Configuring build/$preset" cmake --preset "$preset" ${CI:+-DCMAKE_COMPILE_WARNING_AS_ERROR=ON}
   step "Building build/$preset" cmake --build "build/$preset" "$@"
+}
+
+# run_tests PRESET [ctest arguments...]: what ctest prints is also kept in build/PRESET/ctest.log.
+run_tests() {
+  local preset=$1
+  shift
+  ctest --preset "$preset" --parallel 2 --output-log "build/$preset/ctest.log" "$@"
 }
