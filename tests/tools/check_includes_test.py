@@ -65,12 +65,14 @@ class CheckIncludes(unittest.TestCase):
         self.assert_clean({
             "model/arch/qwen.cc": 'const char* kName = "qwen3_moe";\n',
             "cli/builtin.cc": "int mixtral;\n",
+            "engine/rope_table.cc": "case RopeSpec::Scaling::kLlama3:\n",
             "plan/memory_plan_test.cc": "// Mixtral\nint mixtral_layers = 32;\n",
             "kernels/ops.h": "// as in Mixtral /* */\n/* and\n   OLMoE */ int graphics, sophia;\n",
         })
         self.assert_breach({"engine/moe.cc": 'int x;\nif (name == "// Mixtral") return;\n'}, "moe.cc:2:", "names Mixtral")
         self.assert_breach({"io/gguf.cc": '"llama.context_length"\n'}, "names llama")
         self.assert_breach({"kv/cache.h": "bool is_gpt_oss;\n"}, "names gpt_oss")
+        self.assert_breach({"engine/ffn.cc": "if (kLlama3 && is_llama3) return;\n"}, "names llama")
 
     def test_paths_and_folders(self):
         self.assert_breach({"io/file.cc": '#include "file.h"\n'}, "named by their path")
