@@ -95,8 +95,8 @@ AddedTokens::AddedTokens(const std::optional<JsonField>& field, const Vocabulary
     item.RefuseOthersThan({"id", "content", "special", "normalized", "single_word", "lstrip", "rstrip"});
     const JsonField content = item.At("content");
     if (content.String().empty()) continue;  // as in Hugging Face
-    const int32_t id = vocabulary.Find(content.String()).value_or(next_free_id);
-    if (id == next_free_id) ++next_free_id;
+    const std::optional<int32_t> known = vocabulary.Find(content.String());
+    const int32_t id = known ? *known : next_free_id++;
     if (item.At("id").Integer() != id)
       item.At("id").Fail(fmt::format("{}, the id Hugging Face gives it", id));
     const auto owner = vocabulary.TokenOf(id);

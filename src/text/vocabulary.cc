@@ -10,7 +10,8 @@ Vocabulary::Vocabulary(const JsonField& vocab) {
   const Json& entries = vocab.Object();
   tokens_.reserve(entries.size());
   for (const auto& [token, id] : entries.items()) {
-    const bool in_range = id.is_number_unsigned() && id.get<uint64_t>() < kMaxVocabulary;
+    const bool in_range =
+        id.is_number_integer() && id.get<int64_t>() >= 0 && id.get<int64_t>() < kMaxVocabulary;
     if (!in_range) vocab.At(token).Fail(fmt::format("an id from 0 to {}", kMaxVocabulary - 1));
     const auto index = id.get<size_t>();
     if (index >= tokens_.size()) tokens_.resize(index + 1);
