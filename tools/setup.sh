@@ -39,7 +39,7 @@ step() {
 
 # install_packages PACKAGE...: installs through apt what dpkg does not list as installed; does nothing if all is there.
 install_packages() {
-  command -v apt-get dpkg-query >/dev/null || fail "needs apt-get (Debian, Ubuntu); elsewhere install the" \
+  command -v apt-get >/dev/null && command -v dpkg-query >/dev/null || fail "needs apt-get (Debian, Ubuntu); elsewhere install the" \
     "equivalents of: $* - then: cmake --preset release && cmake --build build/release"
   local installed missing=() package
   installed=$(dpkg-query -W -f '${db:Status-Status} ${Package}\n' "$@" 2>/dev/null || true)
