@@ -1,6 +1,6 @@
 # Sourced by ./quickstart, ./test and .ci/run: the packages Fiddler needs, and how a step is run and shown.
 # Messages go to stderr, so that stdout carries only what the caller's last command prints.
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -17,7 +17,7 @@ fail() {
   exit 1
 }
 
-seconds_since() { awk -v from="$1" -v to="$EPOCHREALTIME" 'BEGIN { printf "%.1f s", to - from }'; }
+seconds_since() { awk -v from="$1" -v to="$EPOCHREALTIME" 'BEGIN { printf "%.1f s\n", to - from }'; }
 
 # step NAME COMMAND...: runs the command quietly and says how long it took; shows its output only if it fails.
 step() {
@@ -26,7 +26,7 @@ step() {
   log=$(mktemp "${TMPDIR:-/tmp}/fiddler-step.XXXXXX")
   printf '%s ... ' "$name" >&2
   if "$@" >"$log" 2>&1 </dev/null; then
-    echo "$(seconds_since "$started")" >&2
+    seconds_since "$started" >&2
     rm -f "$log"
   else
     local status=$?
@@ -37,10 +37,12 @@ step() {
   fi
 }
 
-# install_packages PACKAGE...: installs through apt what dpkg does not list as installed; does nothing if all is there.
+# install_packages PACKAGE...: installs what dpkg does not list as installed; does nothing if all is there.
 install_packages() {
-  command -v apt-get >/dev/null && command -v dpkg-query >/dev/null || fail "needs apt-get (Debian, Ubuntu); elsewhere install the" \
-    "equivalents of: $* - then: cmake --preset release && cmake --build build/release"
+  if ! command -v apt-get >/dev/null || ! command -v dpkg-query >/dev/null; then
+    fail "needs apt-get (Debian, Ubuntu); elsewhere install the equivalents of: $*;" \
+      "then: cmake --preset release && cmake --build build/release"
+  fi
   local installed missing=() package
   installed=$(dpkg-query -W -f '${db:Status-Status} ${Package}\n' "$@" 2>/dev/null || true)
   for package in "$@"; do
@@ -51,8 +53,9 @@ install_packages() {
   local as_root=()
   if ((EUID != 0)); then
     # Without a terminal sudo cannot ask for a password.
-    command -v sudo >/dev/null && { [[ -t 0 ]] || sudo -n true 2>/dev/null; } ||
+    if ! command -v sudo >/dev/null || ! { [[ -t 0 ]] || sudo -n true 2>/dev/null; }; then
       fail "needs root or sudo to install: apt-get install ${missing[*]}"
+    fi
     sudo -v
     as_root=(sudo)
   fi
@@ -67,7 +70,13 @@ build() {
   local preset=$1
   shift
   step "Configuring build/$preset" cmake --preset "$preset" ${CI:+-DCMAKE_COMPILE_WARNING_AS_ERROR=ON}
-  step "Building build/$preset" cmake --build "build/$preset" "$@"
+  if [[ -t 2 ]]; then  # ninja shows its progress in one line
+    local started=$EPOCHREALTIME
+    cmake --build "build/$preset" "$@" >&2 </dev/null || fail "building build/$preset failed"
+    echo "Building build/$preset ... $(seconds_since "$started")" >&2
+  else
+    step "Building build/$preset" cmake --build "build/$preset" "$@"
+  fi
 }
 
 # run_tests PRESET [ctest arguments...]: what ctest prints is also kept in build/PRESET/ctest.log.
