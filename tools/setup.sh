@@ -17,7 +17,10 @@ fail() {
   exit 1
 }
 
-seconds_since() { awk -v from="$1" -v to="$EPOCHREALTIME" 'BEGIN { printf "%.1f s\n", to - from }'; }
+# Some locales write EPOCHREALTIME with a comma.
+seconds_since() {
+  LC_ALL=C awk -v from="${1/,/.}" -v to="${EPOCHREALTIME/,/.}" 'BEGIN { printf "%.1f s\n", to - from }'
+}
 
 # step NAME COMMAND...: runs the command quietly and says how long it took; shows its output only if it fails.
 step() {
