@@ -41,6 +41,8 @@ Json ParseJson(std::string_view text, std::string_view source) {
     return json;
   } catch (const Json::parse_error& error) {
     throw Error("{}: expected JSON, got a syntax error at byte {}", source, error.byte);
+  } catch (const Json::out_of_range&) {  // such as 1e999
+    throw Error("{}: expected JSON, got a number too large to represent", source);
   }
 }
 

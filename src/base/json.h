@@ -6,9 +6,9 @@
 #include <string>
 #include <string_view>
 
-namespace fiddler {
+#include "base/json_fwd.h"
 
-using Json = nlohmann::json;
+namespace fiddler {
 
 // Reads a whole file. Throws Error if it cannot be read or is larger than max_bytes.
 std::string ReadFile(const std::filesystem::path& path, size_t max_bytes);

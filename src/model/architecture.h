@@ -6,10 +6,12 @@
 #include <string>
 #include <string_view>
 
-#include "model/config_reader.h"
+#include "base/json_fwd.h"
 #include "model/spec.h"
 
 namespace fiddler {
+
+class ConfigReader;
 
 // Names of the tensors in a checkpoint; {layer} and {expert} are replaced by numbers. All are weights of
 // linear maps [out, in], norms [width] or biases [out], as published on the Hugging Face Hub.

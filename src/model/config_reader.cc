@@ -1,9 +1,10 @@
 #include "model/config_reader.h"
 
 #include <algorithm>
-#include <array>
+#include <cctype>
 
 #include "base/error.h"
+#include "io/strict_json.h"
 
 namespace fiddler {
 namespace {
@@ -72,22 +73,23 @@ bool IsInteger(const Json& value, int64_t min, int64_t max) {
   return value.is_number_integer() && value.get<int64_t>() >= min && value.get<int64_t>() <= max;
 }
 
-std::string Shorten(const Json& value) {
-  std::string text = value.dump(-1, ' ', true, Json::error_handler_t::replace);
+// A name that comes from the file: as it is where it looks like a field, else quoted and escaped.
+std::string PrintableName(std::string_view name) {
+  const auto is_plain = [](char c) { return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '_'; };
   constexpr size_t kMaxLength = 80;
-  if (text.size() > kMaxLength) text = text.substr(0, kMaxLength) + "...";
-  return text;
+  const bool plain = name.size() <= kMaxLength && std::all_of(name.begin(), name.end(), is_plain);
+  return plain ? std::string(name) : Printable(Json(name));
 }
 
 }  // namespace
 
-ConfigReader::ConfigReader(const Json& config, std::string source)
-    : config_(config), source_(std::move(source)) {
+ConfigReader::ConfigReader(const Json& config, std::string source, std::span<const std::string> tolerated)
+    : config_(config), source_(std::move(source)), tolerated_(tolerated) {
   if (!config.is_object()) throw Error("{}: expected a JSON object, got {}", source_, config.type_name());
 }
 
 void ConfigReader::Fail(std::string_view field, std::string_view expected, const Json& got) const {
-  throw Error("{}: {}: expected {}, got {}", source_, field, expected, Shorten(got));
+  throw Error("{}: {}: expected {}, got {}", source_, PrintableName(field), expected, Printable(got));
 }
 
 const Json* ConfigReader::Given(std::string_view field) {
@@ -104,6 +106,10 @@ const Json& ConfigReader::Required(std::string_view field, std::string_view expe
 }
 
 bool ConfigReader::Has(std::string_view field) { return Given(field) != nullptr; }
+
+bool ConfigReader::IsNull(std::string_view field) {
+  return Given(field) == nullptr && config_.contains(field);
+}
 
 int64_t ConfigReader::Integer(std::string_view field, int64_t min, int64_t max) {
   const std::string expected = fmt::format("an integer from {} to {}", min, max);
@@ -179,10 +185,10 @@ void ConfigReader::MustBe(std::string_view field, const Json& expected) {
 
 void ConfigReader::Ignore(std::string_view field) { read_.emplace(field); }
 
-void ConfigReader::RefuseUnread(std::span<const std::string> tolerated) const {
+void ConfigReader::RefuseUnread() const {
   for (const auto& [field, value] : config_.items()) {
     if (value.is_null() || read_.contains(field) || IsHarmless(field)) continue;
-    if (std::find(tolerated.begin(), tolerated.end(), field) != tolerated.end()) continue;
+    if (std::find(tolerated_.begin(), tolerated_.end(), field) != tolerated_.end()) continue;
     Fail(field,
          "no such field: it could change the result and is not supported "
          "(--ignore-config-field NAME runs without it)",

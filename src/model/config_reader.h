@@ -16,15 +16,17 @@ namespace fiddler {
 
 class ConfigReader {
  public:
-  // `config` must outlive the reader; `source` (a file name) opens every error message.
-  // Throws Error if it is not an object.
-  ConfigReader(const Json& config, std::string source);
+  // `config` must outlive the reader; `source` (a file name) opens every error message; `tolerated` are the
+  // fields the user said to ignore. Throws Error if `config` is not an object.
+  ConfigReader(const Json& config, std::string source, std::span<const std::string> tolerated = {});
 
   const std::string& source() const { return source_; }
+  std::span<const std::string> tolerated() const { return tolerated_; }
 
   // A field counts as given when it is present and not null. Each of these marks it as read and throws Error
   // naming file, field, expected and got when its type or range is wrong.
   bool Has(std::string_view field);
+  bool IsNull(std::string_view field);  // present and null: where that means something else than absent
   int64_t Integer(std::string_view field, int64_t min, int64_t max);  // must be given
   int64_t Integer(std::string_view field, int64_t min, int64_t max, int64_t otherwise);
   double Number(std::string_view field, double min, double max);
@@ -43,8 +45,8 @@ class ConfigReader {
   void Ignore(std::string_view field);
 
   // Throws Error naming the first field that is given, was not read, is not known to be harmless in any
-  // family, and is not in `tolerated` (what the user said to ignore).
-  void RefuseUnread(std::span<const std::string> tolerated) const;
+  // family, and is not tolerated.
+  void RefuseUnread() const;
 
   [[noreturn]] void Fail(std::string_view field, std::string_view expected, const Json& got) const;
 
@@ -54,6 +56,7 @@ class ConfigReader {
 
   const Json& config_;
   std::string source_;
+  std::span<const std::string> tolerated_;
   std::set<std::string, std::less<>> read_;
 };
 

@@ -6,6 +6,7 @@
 #include "base/json.h"
 #include "io/dummy_weights.h"
 #include "model/arch/geometries.h"
+#include "model/config_reader.h"
 
 namespace fiddler {
 namespace {

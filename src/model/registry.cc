@@ -4,6 +4,7 @@
 #include "base/error.h"
 #include "model/arch/families.h"
 #include "model/architecture.h"
+#include "model/config_reader.h"
 
 namespace fiddler {
 namespace {
@@ -15,11 +16,11 @@ constexpr std::array<const Architecture*, 4> kArchitectures = {
     &kQwen3Moe,
 };
 
-std::string SupportedNames() {
+std::string JoinNames(std::string_view Architecture::*name) {
   std::string names;
   for (const Architecture* architecture : kArchitectures) {
     if (!names.empty()) names += ", ";
-    names += architecture->class_name;
+    names += architecture->*name;
   }
   return names;
 }
@@ -30,25 +31,28 @@ std::span<const Architecture* const> Architectures() { return kArchitectures; }
 
 const Architecture& FindArchitecture(ConfigReader& config) {
   const std::vector<std::string> classes = config.Strings("architectures");
-  const std::string model_type = config.String("model_type", "");
+  const bool by_class = !classes.empty();
+  const std::string found = by_class ? classes.front() : config.String("model_type", "");
+  const auto name = by_class ? &Architecture::class_name : &Architecture::model_type;
   for (const Architecture* architecture : kArchitectures) {
-    const bool class_fits = classes.empty() || classes.front() == architecture->class_name;
-    if (class_fits && model_type == architecture->model_type) return *architecture;
+    if (architecture->*name != found) continue;
+    config.MustBe("model_type", architecture->model_type);
+    return *architecture;
   }
-  if (classes.empty() && model_type.empty()) {
-    throw Error("{}: architectures: expected one of {}, got nothing: the field is missing", config.source(),
-                SupportedNames());
+  const std::string_view field = by_class ? "architectures" : "model_type";
+  if (found.empty()) {
+    throw Error("{}: {}: expected one of {}, got nothing: the field is missing", config.source(), field,
+                JoinNames(name));
   }
-  throw Error("{}: architectures: expected one of {}, got {} (model_type '{}')", config.source(),
-              SupportedNames(), classes.empty() ? "nothing" : classes.front(), model_type);
+  config.Fail(field, "one of " + JoinNames(name), found);
 }
 
 ModelSpec ParseConfig(const Json& config, const std::string& source, std::span<const std::string> tolerated) {
-  ConfigReader reader(config, source);
+  ConfigReader reader(config, source, tolerated);
   const Architecture& architecture = FindArchitecture(reader);
   ModelSpec spec = architecture.parse(reader);
   spec.family = architecture.model_type;
-  reader.RefuseUnread(tolerated);
+  reader.RefuseUnread();
   return spec;
 }
 

@@ -11,14 +11,14 @@ namespace {
 
 AttentionSpec ParseAttention(ConfigReader& config, int64_t hidden, const FamilyDefaults& defaults) {
   AttentionSpec attention;
-  attention.num_heads = config.Integer("num_attention_heads", 1, kMaxWidth);
+  attention.num_heads = config.Integer("num_attention_heads", 1, kMaxHeads);
   const int64_t kv_heads = defaults.kv_heads > 0 ? defaults.kv_heads : attention.num_heads;
   attention.num_kv_heads = config.Integer("num_key_value_heads", 1, attention.num_heads, kv_heads);
   if (attention.num_kv_heads < 1 || attention.num_heads % attention.num_kv_heads != 0) {
     throw Error("{}: num_key_value_heads: expected a divisor of num_attention_heads ({}), got {}",
                 config.source(), attention.num_heads, attention.num_kv_heads);
   }
-  attention.head_dim = config.Integer("head_dim", 1, kMaxWidth, hidden / attention.num_heads);
+  attention.head_dim = config.Integer("head_dim", 1, kMaxHeadDim, hidden / attention.num_heads);
   if (attention.head_dim < 2 || attention.head_dim % 2 != 0) {
     throw Error("{}: head_dim: expected an even number (RoPE turns pairs), got {}", config.source(),
                 attention.head_dim);
@@ -49,14 +49,14 @@ ModelSpec ParseTransformer(ConfigReader& config, const FamilyDefaults& defaults)
   return spec;
 }
 
-MoeSpec ParseMoe(ConfigReader& config, std::string_view intermediate_field) {
+MoeSpec ParseMoe(ConfigReader& config, std::string_view count_field, std::string_view width_field) {
   MoeSpec moe;
-  const bool local = config.Has("num_local_experts");
-  const bool plain = config.Has("num_experts");
-  moe.num_experts = config.Integer(local && !plain ? "num_local_experts" : "num_experts", 1, kMaxExperts);
-  if (local) config.MustBe("num_local_experts", moe.num_experts);
+  const std::string_view alias = count_field == "num_experts" ? "num_local_experts" : "num_experts";
+  const bool by_alias = config.Has(alias) && !config.Has(count_field);
+  moe.num_experts = config.Integer(by_alias ? alias : count_field, 1, kMaxExperts);
+  config.MustBe(alias, moe.num_experts);
   moe.top_k = config.Integer("num_experts_per_tok", 1, moe.num_experts);
-  moe.intermediate = config.Integer(intermediate_field, 1, kMaxWidth);
+  moe.intermediate = config.Integer(width_field, 1, kMaxWidth);
   return moe;
 }
 

@@ -7,9 +7,12 @@
 
 namespace fiddler {
 
-// Largest counts taken from a config.json: far above any model, small enough that no product overflows.
-inline constexpr int64_t kMaxWidth = 1 << 20;
-inline constexpr int64_t kMaxLayers = 1 << 12;
+// Largest counts taken from a config.json: far above any model, small enough that the number of parameters
+// (at most layers * experts * 3 * width^2 and a little, 2^62) fits 64 bits, and so do their bytes.
+inline constexpr int64_t kMaxWidth = 1 << 18;
+inline constexpr int64_t kMaxHeads = 1 << 12;
+inline constexpr int64_t kMaxHeadDim = 1 << 12;
+inline constexpr int64_t kMaxLayers = 1 << 10;
 inline constexpr int64_t kMaxExperts = 1 << 14;
 inline constexpr int64_t kMaxPositions = int64_t{1} << 31;
 
@@ -24,8 +27,9 @@ struct FamilyDefaults {
 // MoE without a window until the family says otherwise.
 ModelSpec ParseTransformer(ConfigReader& config, const FamilyDefaults& defaults);
 
-// num_experts or num_local_experts (transformers reads and writes both), num_experts_per_tok, expert width.
-MoeSpec ParseMoe(ConfigReader& config, std::string_view intermediate_field);
+// Number and width of the experts under the family's own names, num_experts_per_tok. The number is taken from
+// num_experts and num_local_experts alike: transformers reads and writes both for every family.
+MoeSpec ParseMoe(ConfigReader& config, std::string_view count_field, std::string_view width_field);
 
 // Qwen: which layers are dense, by mlp_only_layers and decoder_sparse_step.
 void ParseDenseLayers(ConfigReader& config, ModelSpec& spec);

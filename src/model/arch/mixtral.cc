@@ -9,7 +9,7 @@ ModelSpec Parse(ConfigReader& config) {
   const FamilyDefaults defaults = {
       .rope_theta = 1e6, .max_positions = 131072, .rms_norm_epsilon = 1e-5, .kv_heads = 8};
   ModelSpec spec = ParseTransformer(config, defaults);
-  spec.moe = ParseMoe(config, "intermediate_size");
+  spec.moe = ParseMoe(config, "num_local_experts", "intermediate_size");
   spec.moe.renormalize = true;
   const int64_t window = config.Integer("sliding_window", 1, kMaxPositions, 0);
   for (LayerSpec& layer : spec.layers) layer.sliding_window = window;

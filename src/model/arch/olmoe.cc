@@ -18,7 +18,7 @@ ModelSpec Parse(ConfigReader& config) {
   spec.attention.qk_norm = QkNorm::kFullWidth;
   if (config.Has("clip_qkv"))
     spec.attention.clip_qkv = static_cast<float>(config.Number("clip_qkv", 1e-6, 1e6));
-  spec.moe = ParseMoe(config, "intermediate_size");
+  spec.moe = ParseMoe(config, "num_experts", "intermediate_size");
   spec.moe.renormalize = config.Boolean("norm_topk_prob", false);
   return spec;
 }

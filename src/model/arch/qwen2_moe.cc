@@ -24,6 +24,8 @@ void ParseWindows(ConfigReader& config, ModelSpec& spec) {
     config.Ignore("max_window_layers");
     return;
   }
+  if (config.IsNull("sliding_window"))
+    config.Fail("sliding_window", "a number (use_sliding_window is true)", nullptr);
   const int64_t window = config.Integer("sliding_window", 1, kMaxPositions, 4096);
   const int64_t below = config.Integer("max_window_layers", 0, kMaxLayers, 28);
   for (int64_t l = 0; l < spec.num_layers(); ++l) {
@@ -44,7 +46,7 @@ ModelSpec Parse(ConfigReader& config) {
       .rope_theta = 1e4, .max_positions = 32768, .rms_norm_epsilon = 1e-6, .kv_heads = 16};
   ModelSpec spec = ParseTransformer(config, defaults);
   spec.attention.qkv_bias = config.Boolean("qkv_bias", true);
-  spec.moe = ParseMoe(config, "moe_intermediate_size");
+  spec.moe = ParseMoe(config, "num_experts", "moe_intermediate_size");
   spec.moe.renormalize = config.Boolean("norm_topk_prob", false);
   spec.moe.shared_intermediate = config.Integer("shared_expert_intermediate_size", 1, kMaxWidth, 5632);
   ParseDenseLayers(config, spec);

@@ -11,11 +11,11 @@ ModelSpec Parse(ConfigReader& config) {
   ModelSpec spec = ParseTransformer(config, defaults);
   spec.attention.qkv_bias = spec.attention.output_bias = config.Boolean("attention_bias", false);
   spec.attention.qk_norm = QkNorm::kPerHead;
-  spec.moe = ParseMoe(config, "moe_intermediate_size");
+  spec.moe = ParseMoe(config, "num_experts", "moe_intermediate_size");
   spec.moe.renormalize = config.Boolean("norm_topk_prob", false);
   ParseDenseLayers(config, spec);
 
-  const bool use_window = config.Boolean("use_sliding_window", false);
+  const bool use_window = config.Boolean("use_sliding_window", false) && !config.IsNull("sliding_window");
   const int64_t window = use_window ? config.Integer("sliding_window", 1, kMaxPositions, 4096) : 0;
   for (LayerSpec& layer : spec.layers) layer.sliding_window = window;
   config.Ignore("sliding_window");     // says nothing while use_sliding_window is false

@@ -63,7 +63,8 @@ RopeSpec ParseRope(ConfigReader& config, int64_t head_dim, int64_t max_positions
   const bool use_scaling = scaling != nullptr && !scaling->empty();  // replaces rope_parameters as a whole
   const Json none = Json::object();
   const Json& fields = use_scaling ? *scaling : parameters != nullptr ? *parameters : none;
-  ConfigReader rope(fields, config.source() + (use_scaling ? ": rope_scaling" : ": rope_parameters"));
+  ConfigReader rope(fields, config.source() + (use_scaling ? ": rope_scaling" : ": rope_parameters"),
+                    config.tolerated());
 
   RopeSpec spec;
   spec.theta = rope.Number("rope_theta", 1.001, kMaxTheta,
@@ -85,7 +86,7 @@ RopeSpec ParseRope(ConfigReader& config, int64_t head_dim, int64_t max_positions
   } else if (type != "default") {
     rope.Fail("rope_type", "one of default, linear, llama3, yarn", type);
   }
-  rope.RefuseUnread({});
+  rope.RefuseUnread();
   return spec;
 }
 
