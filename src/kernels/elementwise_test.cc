@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "kernels/dispatch.h"
+#include "kernels/probe.h"
 #include "kernels/testing.h"
 #include "kernels/tolerances.h"
 
@@ -207,6 +208,9 @@ TEST(Probes, DoWhatTheySay) {
   Random random(6);
   for (const CpuKernels* kernels : SupportedKernels()) {
     EXPECT_GE(kernels->fma_probe(10), 20.0) << kernels->isa;
+    EXPECT_GT(MeasureFmaRate(*kernels), 1e6) << kernels->isa;
+    const std::vector<float> numbers(100'000, 1.0f);
+    EXPECT_GT(MeasureReadRate(*kernels, numbers), 1e6) << kernels->isa;
     for (const int64_t n : kSizes) {
       GuardedArray<float> data(n);
       random.FillNormal(data);

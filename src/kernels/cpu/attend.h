@@ -26,7 +26,7 @@ struct AttendTile {
   }
 };
 
-// Positions [first, first + count): where their keys and values are.
+// Where the keys and values of positions [first, first + count) are; past those, the last once more.
 struct AttendChunk {
   static constexpr int kPositions = 32;  // their keys, and their values, of a head of 128 are 16 KB: L1
   int64_t first = 0;
@@ -56,45 +56,49 @@ void FindChunk(const AttendArgs& args, int64_t first, int64_t end, AttendChunk& 
       static_cast<int>(end - first < AttendChunk::kPositions ? end - first : AttendChunk::kPositions);
   int64_t block = first / kv.block_tokens;
   int64_t row = first % kv.block_tokens;
-  for (int i = 0; i < chunk.count; ++i, ++row) {
-    if (row == kv.block_tokens) {
+  for (int i = 0; i < AttendChunk::kPositions; ++i) {
+    chunk.keys[i] = kv.Keys(block, args.kv_head) + row * kv.head_dim;
+    chunk.values[i] = kv.Values(block, args.kv_head) + row * kv.head_dim;
+    if (i + 1 >= chunk.count) continue;
+    if (++row == kv.block_tokens) {
       row = 0;
       ++block;
     }
-    chunk.keys[i] = kv.Keys(block, args.kv_head) + row * kv.head_dim;
-    chunk.values[i] = kv.Values(block, args.kv_head) + row * kv.head_dim;
   }
 }
 
-// weights[query][i] = scale * q . keys[i]
+[[gnu::always_inline]] inline void Prefetch(const float* p) {
+  _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0);
+}
+
+// weights[query][i] = scale * q . keys[i]. Fetches the values, which come next.
 template <class S, int T>
 [[gnu::always_inline]] inline void Scores(const AttendArgs& args, const AttendChunk& chunk, int64_t first,
                                           AttendBatch& batch) {
   constexpr int kKeys = AttendTile<S>::kKeys;
-  const int64_t dim = args.kv.head_dim;
   const float* const* const q = batch.q + first;
+  const __m128 scale = _mm_set1_ps(args.scale);
   for (int i = 0; i < chunk.count; i += kKeys) {
-    const float* keys[kKeys];  // past the end: the last once more, masked later
-    for (int j = 0; j < kKeys; ++j) keys[j] = chunk.keys[i + j < chunk.count ? i + j : chunk.count - 1];
+    const float* const* const keys = chunk.keys + i;
+    const float* const* const values = chunk.values + i;
     typename S::Reg sums[kKeys][T];
 #pragma GCC unroll 8
     for (int j = 0; j < kKeys; ++j) {
 #pragma GCC unroll 8
       for (int t = 0; t < T; ++t) sums[j][t] = S::Zero();
     }
-    const auto add = [&](auto load) {
+    ForEachRegister<S>(args.kv.head_dim, [&](auto at) {
       typename S::Reg qs[T];
 #pragma GCC unroll 8
-      for (int t = 0; t < T; ++t) qs[t] = load(q[t]);
+      for (int t = 0; t < T; ++t) qs[t] = at.Load(q[t]);
 #pragma GCC unroll 8
       for (int j = 0; j < kKeys; ++j) {
-        const typename S::Reg key = load(keys[j]);
+        Prefetch(values[j] + at.begin);
+        const typename S::Reg key = at.Load(keys[j]);
 #pragma GCC unroll 8
         for (int t = 0; t < T; ++t) sums[j][t] = S::Fma(key, qs[t], sums[j][t]);
       }
-    };
-    ForEachRegister<S>(dim, [&](auto load, auto) { add(load); });
-    const __m128 scale = _mm_set1_ps(args.scale);
+    });
 #pragma GCC unroll 8
     for (int t = 0; t < T; ++t) {
       const __m128 dots = S::Sum4(sums[0][t], sums[1][t], sums[2][t], sums[3][t]);
@@ -134,10 +138,10 @@ template <class S>
 }
 
 // out[query] = out[query] * correction + sum_i weights[query][i] * values[i], for D registers of the head
-// from d on; of the last register only the first `lanes` lanes exist.
+// from d on; of the last register only the first `lanes` lanes exist. Fetches the next keys.
 template <class S, int T, int D>
-[[gnu::always_inline]] inline void AddValues(const AttendChunk& chunk, int64_t first, int64_t d,
-                                             int64_t lanes, AttendBatch& batch) {
+[[gnu::always_inline]] inline void AddValues(const AttendChunk& chunk, const AttendChunk& next, int64_t first,
+                                             int64_t d, int64_t lanes, AttendBatch& batch) {
   const auto load = [lanes](const float* p, int v) {
     return v + 1 < D || lanes == S::kWidth ? S::Load(p + v * S::kWidth)
                                            : S::LoadFirst(p + v * S::kWidth, lanes);
@@ -153,7 +157,10 @@ template <class S, int T, int D>
   for (int i = 0; i < chunk.count; ++i) {
     typename S::Reg values[D];
 #pragma GCC unroll 8
-    for (int v = 0; v < D; ++v) values[v] = load(chunk.values[i] + d, v);
+    for (int v = 0; v < D; ++v) {
+      Prefetch(next.keys[i] + d + v * S::kWidth);
+      values[v] = load(chunk.values[i] + d, v);
+    }
 #pragma GCC unroll 8
     for (int t = 0; t < T; ++t) {
       const typename S::Reg weight = S::Set(batch.weights[first + t][i]);
@@ -187,23 +194,27 @@ void AttendTogether(const AttendArgs& args, AttendBatch& batch) {
 
   const int64_t oldest = args.window > 0 ? batch.position[0] - args.window + 1 : 0;
   const int64_t end = batch.position[batch.queries - 1] + 1;
-  AttendChunk chunk;
   int64_t position = oldest > 0 ? oldest / AttendChunk::kPositions * AttendChunk::kPositions : 0;
-  for (; position < end; position += AttendChunk::kPositions) {
-    FindChunk<S>(args, position, end, chunk);
+  AttendChunk chunk;
+  AttendChunk next;
+  FindChunk<S>(args, position, end, next);
+  while (position < end) {
+    chunk = next;
+    position += chunk.count;
+    if (position < end) FindChunk<S>(args, position, end, next);
     ForEachRun<Tile::kQueries>(batch.queries, [&](int64_t first, auto size) {
-      Scores<S, decltype(size)::value>(args, chunk, first, batch);
+      Scores<S, decltype(size)::kValue>(args, chunk, first, batch);
     });
     for (int i = 0; i < batch.queries; ++i) Softmax<S>(args, chunk, i, batch);
     ForEachRun<Tile::kOutQueries>(batch.queries, [&](int64_t first, auto size) {
-      constexpr int kSize = decltype(size)::value;
+      constexpr int kSize = decltype(size)::kValue;
       constexpr int kWide = Tile::OutRegisters(kSize);
       int64_t d = 0;
       for (; d + kWide * S::kWidth <= dim; d += kWide * S::kWidth) {
-        AddValues<S, kSize, kWide>(chunk, first, d, S::kWidth, batch);
+        AddValues<S, kSize, kWide>(chunk, next, first, d, S::kWidth, batch);
       }
       for (; d < dim; d += S::kWidth) {
-        AddValues<S, kSize, 1>(chunk, first, d, dim - d < S::kWidth ? dim - d : S::kWidth, batch);
+        AddValues<S, kSize, 1>(chunk, next, first, d, dim - d < S::kWidth ? dim - d : S::kWidth, batch);
       }
     });
   }
@@ -211,7 +222,7 @@ void AttendTogether(const AttendArgs& args, AttendBatch& batch) {
   for (int i = 0; i < batch.queries; ++i) {
     float* const out = batch.out[i];
     const typename S::Reg scale = S::Set(1.0f / batch.total[i]);
-    ForEachRegister<S>(dim, [&](auto load, auto store) { store(out, S::Mul(load(out), scale)); });
+    ForEachRegister<S>(dim, [&](auto at) { at.Store(out, S::Mul(at.Load(out), scale)); });
   }
 }
 

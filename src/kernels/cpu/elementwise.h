@@ -24,17 +24,28 @@ template <class S>
   return S::TimesPowerOfTwo(p, n);
 }
 
-// Calls body(i, Load, Store) for each register of [0, n), the last with loads and stores of what is left.
+// Where a loop over registers stands: a whole one at offset `begin` of every array, or the last `count`
+// elements.
+template <class S>
+struct WholeRegister {
+  int64_t begin;
+  typename S::Reg Load(const float* p) const { return S::Load(p + begin); }
+  void Store(float* p, typename S::Reg a) const { S::Store(p + begin, a); }
+};
+template <class S>
+struct PartRegister {
+  int64_t begin;
+  int64_t count;
+  typename S::Reg Load(const float* p) const { return S::LoadFirst(p + begin, count); }
+  void Store(float* p, typename S::Reg a) const { S::StoreFirst(p + begin, count, a); }
+};
+
+// Calls body(at) for each register of [0, n).
 template <class S, class Body>
 [[gnu::always_inline]] inline void ForEachRegister(int64_t n, const Body& body) {
   int64_t i = 0;
-  for (; i + S::kWidth <= n; i += S::kWidth) {
-    body([i](const float* p) { return S::Load(p + i); },
-         [i](float* p, typename S::Reg a) { S::Store(p + i, a); });
-  }
-  if (i == n) return;
-  body([i, n](const float* p) { return S::LoadFirst(p + i, n - i); },
-       [i, n](float* p, typename S::Reg a) { S::StoreFirst(p + i, n - i, a); });
+  for (; i + S::kWidth <= n; i += S::kWidth) body(WholeRegister<S>{i});
+  if (i < n) body(PartRegister<S>{i, n - i});
 }
 
 template <class S>
@@ -44,12 +55,11 @@ void RmsNorm(const RmsNormArgs& args) {
     const float* const x = args.x + r * args.x_stride;
     float* const y = args.y + r * args.y_stride;
     Reg squares = S::Zero();
-    ForEachRegister<S>(args.cols, [&](auto load, auto) { squares = S::Fma(load(x), load(x), squares); });
+    ForEachRegister<S>(args.cols, [&](auto at) { squares = S::Fma(at.Load(x), at.Load(x), squares); });
     const float mean = S::Sum(squares) / static_cast<float>(args.cols);
     const Reg scale = S::Set(1.0f / __builtin_sqrtf(mean + args.epsilon));
-    ForEachRegister<S>(args.cols, [&](auto load, auto store) {
-      store(y, S::Mul(S::Mul(load(x), scale), load(args.weight)));
-    });
+    ForEachRegister<S>(
+        args.cols, [&](auto at) { at.Store(y, S::Mul(S::Mul(at.Load(x), scale), at.Load(args.weight))); });
   }
 }
 
@@ -60,13 +70,13 @@ void Rope(const RopeArgs& args) {
   for (int64_t h = 0; h < args.heads; ++h) {
     float* const first = args.x + h * args.head_dim;
     float* const second = first + half;
-    ForEachRegister<S>(half, [&](auto load, auto store) {
-      const Reg a = load(first);
-      const Reg b = load(second);
-      const Reg cos = load(args.cos);
-      const Reg sin = load(args.sin);
-      store(first, S::Sub(S::Mul(a, cos), S::Mul(b, sin)));
-      store(second, S::Fma(b, cos, S::Mul(a, sin)));
+    ForEachRegister<S>(half, [&](auto at) {
+      const Reg a = at.Load(first);
+      const Reg b = at.Load(second);
+      const Reg cos = at.Load(args.cos);
+      const Reg sin = at.Load(args.sin);
+      at.Store(first, S::Sub(S::Mul(a, cos), S::Mul(b, sin)));
+      at.Store(second, S::Fma(b, cos, S::Mul(a, sin)));
     });
   }
 }
@@ -77,23 +87,23 @@ template <class S>
 void SiluMul(int64_t n, const float* gate, const float* up, float* out) {
   using Reg = typename S::Reg;
   const Reg one = S::Set(1.0f);
-  ForEachRegister<S>(n, [&](auto load, auto store) {
-    const Reg g = load(gate);
+  ForEachRegister<S>(n, [&](auto at) {
+    const Reg g = at.Load(gate);
     const Reg e = Exp<S>(S::IfNegative(g, g, S::Sub(S::Zero(), g)));
     const Reg sigmoid = S::Div(S::IfNegative(g, e, one), S::Add(one, e));
-    store(out, S::Mul(S::Mul(g, sigmoid), load(up)));
+    at.Store(out, S::Mul(S::Mul(g, sigmoid), at.Load(up)));
   });
 }
 
 template <class S>
 void Add(int64_t n, const float* x, float* y) {
-  ForEachRegister<S>(n, [&](auto load, auto store) { store(y, S::Add(load(y), load(x))); });
+  ForEachRegister<S>(n, [&](auto at) { at.Store(y, S::Add(at.Load(y), at.Load(x))); });
 }
 
 template <class S>
 void ScaledAdd(int64_t n, float scale, const float* x, float* y) {
   const typename S::Reg factor = S::Set(scale);
-  ForEachRegister<S>(n, [&](auto load, auto store) { store(y, S::Fma(factor, load(x), load(y))); });
+  ForEachRegister<S>(n, [&](auto at) { at.Store(y, S::Fma(factor, at.Load(x), at.Load(y))); });
 }
 
 // Enough independent chains to fill two FMA units of latency 4, or the line buffers of a core.

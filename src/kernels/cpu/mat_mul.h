@@ -21,8 +21,6 @@
 
 namespace fiddler {
 
-inline constexpr int64_t kCacheLine = 64;
-
 template <class S, class W>
 struct MatMulTile {
   static constexpr int kRows = 4;                                    // what Sum4 adds up
@@ -206,7 +204,7 @@ void MatMulOfType(const MatMulArgs& args) {
     block.end = last ? args.row_end : block.begin + block_rows;
     block.next = last ? nullptr : static_cast<const char*>(args.w.data) + block.end * row_bytes;
     ForEachRun<Tile::kTokens>(args.tokens, [&](int64_t first, auto size) {
-      MatMulTokens<S, W, decltype(size)::value>(args, first, block);
+      MatMulTokens<S, W, decltype(size)::kValue>(args, first, block);
       block.next = nullptr;
     });
   }

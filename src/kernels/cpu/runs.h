@@ -5,9 +5,11 @@
 
 namespace fiddler {
 
+inline constexpr int64_t kCacheLine = 64;
+
 template <int N>
 struct Size {
-  static constexpr int value = N;
+  static constexpr int kValue = N;
 };
 
 template <int kLargest, class Body>

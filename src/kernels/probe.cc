@@ -1,0 +1,27 @@
+#include "kernels/probe.h"
+
+#include <time.h>
+
+namespace fiddler {
+
+double ThreadSeconds() {
+  timespec now;
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+  return static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec) * 1e-9;
+}
+
+double MeasureReadRate(const CpuKernels& kernels, std::span<const float> data) {
+  const double begin = ThreadSeconds();
+  volatile float sum = kernels.read_probe(static_cast<int64_t>(data.size()), data.data());
+  static_cast<void>(sum);
+  return static_cast<double>(data.size_bytes()) / (ThreadSeconds() - begin);
+}
+
+double MeasureFmaRate(const CpuKernels& kernels) {
+  constexpr int64_t kRounds = 200'000;
+  const double begin = ThreadSeconds();
+  const double operations = kernels.fma_probe(kRounds);
+  return operations / (ThreadSeconds() - begin);
+}
+
+}  // namespace fiddler
