@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "base/check.h"
+#include "base/rng.h"
 #include "io/parallel_blocks.h"
 
 namespace fiddler {
@@ -25,19 +26,11 @@ struct BlockParameters {
   float scale;
 };
 
-// splitmix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014): mixes all 64 bits.
-uint64_t Mix(uint64_t x) {
-  x += 0x9e3779b97f4a7c15;
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111eb;
-  return x ^ (x >> 31);
-}
-
 // FNV-1a, then mixed with the seed.
 uint64_t TensorKey(uint64_t seed, std::string_view name) {
   uint64_t hash = 0xcbf29ce484222325;
   for (const char c : name) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3;
-  return Mix(hash ^ Mix(seed));
+  return Rng(hash ^ Rng(seed).NextBits()).NextBits();
 }
 
 // 32 random bits for word `index` of a block: the integer hash "lowbias32" (Wellons, hash-prospector) with a
@@ -196,7 +189,7 @@ void DummyWeights::Fill(std::string_view name, const Tensor& tensor) {
   ForEachBlock(num_blocks, threads_, [&](size_t block) {
     const size_t begin = block * kBlockBytes;
     const size_t size = std::min(kBlockBytes, tensor.bytes.size() - begin);
-    const uint64_t block_key = Mix(key + block);
+    const uint64_t block_key = Rng(key + block).NextBits();
     fill_block(tensor.bytes.subspan(begin, size), {.first_key = static_cast<uint32_t>(block_key),
                                                    .second_key = static_cast<uint32_t>(block_key >> 32),
                                                    .mean = distribution.mean,
