@@ -1,10 +1,12 @@
-// fiddler bench: speed of reading a prompt (prefill) and of generating (decode).
+// fiddler bench: speed of reading a prompt (prefill) and of generating (decode), beside the limits of the
+// machine: decode is held against reading memory, prefill against float32 arithmetic.
 #include <algorithm>
 #include <chrono>
 #include <memory>
 #include <vector>
 
 #include "base/error.h"
+#include "calibrate/limits.h"
 #include "cli/commands.h"
 #include "cli/output.h"
 #include "cli/session.h"
@@ -123,6 +125,30 @@ class Benchmark {
   WeightTraffic traffic_;
 };
 
+// Of every round; the limits as they were beside it.
+struct Samples {
+  std::vector<double> read_gbps;
+  std::vector<double> f32_gflops;
+  std::vector<double> prefill_rate;  // tokens/s
+  std::vector<double> prefill_percent;
+  std::vector<double> decode_rate;  // tokens/s
+  std::vector<double> decode_gbps;
+  std::vector<double> decode_percent;
+};
+
+void PrintText(const Json& result) {
+  const auto line = [&](const char* phase, const char* rate, const char* unit, const char* limit_name) {
+    const Json& figures = result[phase];
+    WriteOutput(
+        fmt::format("{:<8} {:>5} tokens x {:<3} {:>9.1f} tokens/s {:>8.1f} {:<8} {:>5.1f}% of {:.1f}\n",
+                    phase, figures["tokens"].get<int64_t>(), result["batch"].get<int64_t>(),
+                    figures["tokens_per_s"].get<double>(), figures[rate].get<double>(), unit,
+                    figures["percent_of_limit"].get<double>(), result["limits"][limit_name].get<double>()));
+  };
+  line("prefill", "gflops", "GFLOP/s", "f32_gflops");
+  line("decode", "gbps", "GB/s", "read_gbps");
+}
+
 double Median(std::vector<double> values) {
   std::nth_element(values.begin(), values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2),
                    values.end());
@@ -141,40 +167,50 @@ void Bench(const BenchOptions& options) {
   Benchmark benchmark(options, session);
   benchmark.Round(0);  // touches every buffer once; not counted
 
-  std::vector<double> prefill_rates;  // tokens/s
-  std::vector<double> decode_rates;   // tokens/s
-  std::vector<double> decode_gbps;
-  for (int64_t r = 1; r <= options.repetitions; ++r) {
-    const Timing timing = benchmark.Round(static_cast<uint64_t>(r));
-    prefill_rates.push_back(static_cast<double>(options.batch * options.prompt_tokens) /
-                            timing.prefill_seconds);
-    decode_rates.push_back(static_cast<double>(options.batch * options.generated_tokens) /
-                           timing.decode_seconds);
-    decode_gbps.push_back(timing.decode_bytes / timing.decode_seconds / 1e9);
-  }
-  const double prefill_rate = Median(prefill_rates);
+  LimitProbe probe(session.kernels(), session.pool());
+  Samples samples;
   const double flops_per_token = PrefillFlops(spec, options.batch, options.prompt_tokens) /
                                  static_cast<double>(options.batch * options.prompt_tokens);
-  const double gflops = prefill_rate * flops_per_token / 1e9;
-
-  if (options.json) {
-    WriteJson(
-        {{"model", session.model().config.name},
-         {"isa", session.kernels().isa},
-         {"threads", session.pool().num_threads()},
-         {"batch", options.batch},
-         {"prefill", {{"tokens", options.prompt_tokens}, {"tokens_per_s", prefill_rate}, {"gflops", gflops}}},
-         {"decode",
-          {{"tokens", options.generated_tokens},
-           {"tokens_per_s", Median(decode_rates)},
-           {"gbps", Median(decode_gbps)}}}});
-    return;
+  for (int64_t r = 1; r <= options.repetitions; ++r) {
+    // The limits are measured between the rounds: the machine may not be the same a minute later.
+    const double read_gbps = probe.ReadGigabytesPerSecond();
+    const double f32_gflops = probe.Float32Gigaflops();
+    const Timing timing = benchmark.Round(static_cast<uint64_t>(r));
+    const double prefill_rate =
+        static_cast<double>(options.batch * options.prompt_tokens) / timing.prefill_seconds;
+    const double decode_gbps = timing.decode_bytes / timing.decode_seconds / 1e9;
+    samples.read_gbps.push_back(read_gbps);
+    samples.f32_gflops.push_back(f32_gflops);
+    samples.prefill_rate.push_back(prefill_rate);
+    samples.prefill_percent.push_back(100 * prefill_rate * flops_per_token / 1e9 / f32_gflops);
+    samples.decode_rate.push_back(static_cast<double>(options.batch * options.generated_tokens) /
+                                  timing.decode_seconds);
+    samples.decode_gbps.push_back(decode_gbps);
+    samples.decode_percent.push_back(100 * decode_gbps / read_gbps);
   }
-  WriteOutput(fmt::format("prefill {:>6} tokens x {:<3} {:>9.1f} tokens/s {:>9.1f} GFLOP/s\n",
-                          options.prompt_tokens, options.batch, prefill_rate, gflops));
-  WriteOutput(fmt::format("decode  {:>6} tokens x {:<3} {:>9.1f} tokens/s {:>9.1f} GB/s\n",
-                          options.generated_tokens, options.batch, Median(decode_rates),
-                          Median(decode_gbps)));
+
+  const double prefill_rate = Median(samples.prefill_rate);
+  const Json result = {
+      {"model", session.model().config.name},
+      {"isa", session.kernels().isa},
+      {"threads", session.pool().num_threads()},
+      {"batch", options.batch},
+      {"limits", {{"read_gbps", Median(samples.read_gbps)}, {"f32_gflops", Median(samples.f32_gflops)}}},
+      {"prefill",
+       {{"tokens", options.prompt_tokens},
+        {"tokens_per_s", prefill_rate},
+        {"gflops", prefill_rate * flops_per_token / 1e9},
+        {"percent_of_limit", Median(samples.prefill_percent)}}},
+      {"decode",
+       {{"tokens", options.generated_tokens},
+        {"tokens_per_s", Median(samples.decode_rate)},
+        {"gbps", Median(samples.decode_gbps)},
+        {"percent_of_limit", Median(samples.decode_percent)}}}};
+  if (options.json) {
+    WriteJson(result);
+  } else {
+    PrintText(result);
+  }
 }
 
 }  // namespace
