@@ -120,10 +120,14 @@ int32_t ArgMax(std::span<const float> values) {
   return static_cast<int32_t>(std::max_element(values.begin(), values.end()) - values.begin());
 }
 
+// RoPE that stretches with every call ("dynamic"): its result depends on how a prompt is cut.
+constexpr const char* kRefused = "mixtral-dynamic";
+
 std::vector<std::string> GoldenNames() {
   std::vector<std::string> names;
-  for (const fs::directory_entry& entry : fs::directory_iterator(kGoldenDir))
-    names.push_back(entry.path().filename());
+  for (const fs::directory_entry& entry : fs::directory_iterator(kGoldenDir)) {
+    if (entry.path().filename() != kRefused) names.push_back(entry.path().filename());
+  }
   std::sort(names.begin(), names.end());
   return names;
 }
