@@ -70,19 +70,22 @@ TEST(Bpe, ByteFallbackNeedsAllBytesOfTheCharacter) {
 }
 
 // The textbook algorithm: find the best pair, merge it, start again.
-Ids EncodeByHand(const std::map<std::pair<int32_t, int32_t>, std::pair<int, int32_t>>& merges, Ids ids) {
+using PairMerges = std::map<std::pair<int32_t, int32_t>, std::pair<int, int32_t>>;  // to rank and new id
+
+Ids EncodeByHand(const PairMerges& merges, Ids ids) {
   for (;;) {
-    auto best = ids.end();
-    std::pair<int, int32_t> best_merge;
-    for (auto it = ids.begin(); it + 1 < ids.end(); ++it) {
-      const auto merge = merges.find({it[0], it[1]});
-      if (merge == merges.end() || (best != ids.end() && merge->second.first >= best_merge.first)) continue;
-      best = it;
-      best_merge = merge->second;
+    auto best = merges.end();
+    size_t best_position = 0;
+    for (size_t i = 1; i < ids.size(); ++i) {
+      const auto merge = merges.find({ids[i - 1], ids[i]});
+      if (merge == merges.end()) continue;
+      if (best != merges.end() && merge->second.first >= best->second.first) continue;
+      best = merge;
+      best_position = i - 1;
     }
-    if (best == ids.end()) return ids;
-    *best = best_merge.second;
-    ids.erase(best + 1);
+    if (best == merges.end()) return ids;
+    ids[best_position] = best->second.second;
+    ids.erase(ids.begin() + static_cast<ptrdiff_t>(best_position) + 1);
   }
 }
 
@@ -91,7 +94,7 @@ TEST(Bpe, AgreesWithTheTextbookOnRandomModels) {
   for (int round = 0; round < 200; ++round) {
     std::vector<std::string> tokens = {"a", "b", "c"};
     Json merges = Json::array();
-    std::map<std::pair<int32_t, int32_t>, std::pair<int, int32_t>> by_pair;
+    PairMerges by_pair;
     for (int rank = 0; rank < 12; ++rank) {
       const auto left = static_cast<int32_t>(rng() % tokens.size());
       const auto right = static_cast<int32_t>(rng() % tokens.size());
@@ -155,9 +158,9 @@ TEST(Bpe, ErrorsNameWhatIsWrong) {
   EXPECT_EQ(with("vocab", {{"a", 0}, {"b", 0}}),
             R"(tokenizer.json: model.vocab.b: expected an id of its own, got 0, which a has)");
   EXPECT_EQ(with("vocab", {{"a", -1}}),
-            "tokenizer.json: model.vocab.a: expected an id from 0 to 4194303, got -1");
+            "tokenizer.json: model.vocab.a: expected an id from 0 to 2097151, got -1");
   EXPECT_EQ(with("vocab", {{"a", 1u << 31}}),
-            "tokenizer.json: model.vocab.a: expected an id from 0 to 4194303, got 2147483648");
+            "tokenizer.json: model.vocab.a: expected an id from 0 to 2097151, got 2147483648");
   EXPECT_EQ(with("dropout", 0.1), "tokenizer.json: model.dropout: expected no dropout, got 0.1");
   EXPECT_EQ(with("end_of_word_suffix", "</w>"),
             R"(tokenizer.json: model.end_of_word_suffix: expected none, got "</w>")");

@@ -1,9 +1,12 @@
 #include "text/regex_syntax.h"
 
+#include <algorithm>
 #include <array>
+#include <cstdint>
 
 #include "base/error.h"
 #include "text/unicode.h"
+#include "text/unicode_16.h"
 
 namespace fiddler::text {
 namespace {
@@ -13,16 +16,32 @@ constexpr std::string_view kSpace = R"(\x09-\x0d\x{85}\p{Z})";
 constexpr std::string_view kNotSpace =
     R"(\x00-\x08\x0e-\x1f\x21-\x{84}\x{86}-\x{9f}\x{a1}-\x{167f}\x{1681}-\x{1fff}\x{200b}-\x{2027})"
     R"(\x{202a}-\x{202e}\x{2030}-\x{205e}\x{2060}-\x{2fff}\x{3001}-\x{10ffff})";
-// Letters, marks, decimal digits, numbers that are letters, connectors, letters in circles and squares; and,
-// in Oniguruma only, the superscripts and fractions of Latin-1.
-constexpr std::string_view kWord =
-    R"(\x{b2}\x{b3}\x{b9}\x{bc}-\x{be}\x{24b6}-\x{24e9}\x{1f130}-\x{1f149}\x{1f150}-\x{1f169}\x{1f170}-\x{1f189})"
-    R"(\p{L}\p{M}\p{Nd}\p{Nl}\p{Pc})";
+// What \w matches besides letters, marks, decimal digits, numbers that are letters, and connectors: letters
+// in circles and squares and, in Oniguruma only, the superscripts and fractions of Latin-1.
+constexpr std::string_view kOtherWord =
+    R"(\x{b2}\x{b3}\x{b9}\x{bc}-\x{be}\x{24b6}-\x{24e9}\x{1f130}-\x{1f149}\x{1f150}-\x{1f169}\x{1f170}-\x{1f189})";
 
 constexpr std::array<std::string_view, 37> kGeneralCategories = {
     "C",  "Cc", "Cf", "Cn", "Co", "Cs", "L",  "Ll", "Lm", "Lo", "Lt", "Lu", "M",
     "Mc", "Me", "Mn", "N",  "Nd", "Nl", "No", "P",  "Pc", "Pd", "Pe", "Pf", "Pi",
     "Po", "Ps", "S",  "Sc", "Sk", "Sm", "So", "Z",  "Zl", "Zp", "Zs"};
+
+// The characters of a category of Unicode 16, to stand inside a class.
+std::string CategorySet(std::string_view category) {
+  std::string set = fmt::format("\\p{{{}}}", category);
+  for (const CategoryRange& range : kAddedSinceUnicode14) {
+    if (!range.category.starts_with(category)) continue;
+    set += fmt::format("\\x{{{:x}}}-\\x{{{:x}}}", static_cast<uint32_t>(range.first),
+                       static_cast<uint32_t>(range.last));
+  }
+  return set;
+}
+
+std::string WordSet() {
+  std::string set(kOtherWord);
+  for (const std::string_view category : {"L", "M", "Nd", "Nl", "Pc"}) set += CategorySet(category);
+  return set;
+}
 
 bool IsAsciiLetter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
 bool IsAsciiDigit(char c) { return c >= '0' && c <= '9'; }
@@ -70,33 +89,29 @@ class Translator {
   void Escape(bool in_class) {
     if (rest_.size() < 2) Refuse("a backslash at the end");
     const char c = rest_[1];
-    const auto emit_set = [&](std::string_view set, bool negated) {
-      if (in_class) {
-        if (negated) Refuse(fmt::format("\\{} inside [...]", c));
-        out_ += set;
-      } else {
-        out_.append(negated ? "[^" : "[").append(set).append("]");
-      }
+    const auto replace_by = [&](std::string_view set, bool negated) {
+      if (in_class && negated) Refuse(fmt::format("\\{} inside [...]", c));
+      AppendSet(set, negated, in_class);
       rest_.remove_prefix(2);
     };
     switch (c) {
       case 's':
-        return emit_set(kSpace, false);
+        return replace_by(kSpace, false);
       case 'S':
-        return emit_set(kNotSpace, false);
+        return replace_by(kNotSpace, false);
       case 'w':
-        return emit_set(kWord, false);
+        return replace_by(WordSet(), false);
       case 'W':
-        return emit_set(kWord, true);
+        return replace_by(WordSet(), true);
       case 'd':
-        return emit_set(R"(\p{Nd})", false);
+        return replace_by(CategorySet("Nd"), false);
       case 'D':
-        return emit_set(R"(\P{Nd})", false);
+        return replace_by(CategorySet("Nd"), true);
       case 'v':
-        return emit_set(R"(\x0b)", false);
+        return replace_by(R"(\x0b)", false);
       case 'p':
       case 'P':
-        return Property();
+        return Property(in_class);
       case 'x':
       case 'u':
         return CodePoint();
@@ -116,16 +131,36 @@ class Translator {
     }
   }
 
+  void AppendSet(std::string_view set, bool negated, bool in_class) {
+    if (in_class) {
+      out_ += set;
+    } else {
+      out_.append(negated ? "[^" : "[").append(set).append("]");
+    }
+  }
+
   // \p{L}, \P{L}, \p{^L}: general categories only; scripts mean other sets in the two libraries.
-  void Property() {
+  void Property(bool in_class) {
     const size_t close = rest_.find('}');
     if (rest_.size() < 3 || rest_[2] != '{' || close == std::string_view::npos) Refuse("\\p without {...}");
     std::string_view name = rest_.substr(3, close - 3);
-    if (name.starts_with('^')) name.remove_prefix(1);
-    bool known = false;
-    for (const std::string_view category : kGeneralCategories) known = known || category == name;
+    bool negated = rest_[1] == 'P';
+    if (name.starts_with('^')) {
+      negated = !negated;
+      name.remove_prefix(1);
+    }
+    const bool known =
+        std::find(kGeneralCategories.begin(), kGeneralCategories.end(), name) != kGeneralCategories.end();
     if (!known) Refuse(fmt::format("\\p{{{}}}", name));
-    Copy(close + 1);
+    rest_.remove_prefix(close + 1);
+    // No class can say "all but these" within a set of others, nor "not yet assigned" in Unicode 16: there,
+    // PCRE2's own version of Unicode decides.
+    const bool inexpressible = (in_class && negated) || name.starts_with('C');
+    if (inexpressible) {
+      out_ += fmt::format("\\{}{{{}}}", negated ? 'P' : 'p', name);
+    } else {
+      AppendSet(CategorySet(name), negated, in_class);
+    }
   }
 
   // \xHH, \x{H...}, \uHHHH: at most four digits without braces.

@@ -45,6 +45,14 @@ TEST(Regex, ClassesMeanWhatTheyMeanInOniguruma) {
   EXPECT_EQ(Matches("a.", "a\ra\n"), (Strings{"a\r"}));
 }
 
+TEST(Regex, KnowsUnicode16WhateverPcre2Knows) {
+  const std::string_view letters = "\U0001E030\U00031350\u1C89";  // added in 15.0, 15.0 and 16.0
+  EXPECT_EQ(Matches(R"(\p{L}+)", letters), Strings{std::string(letters)});
+  EXPECT_EQ(Matches(R"([^\s\p{L}\p{N}]|\P{L}|\p{^L})", letters), Strings{});
+  EXPECT_EQ(Matches(R"(\w+)", letters), Strings{std::string(letters)});
+  EXPECT_EQ(Matches(R"(\p{Lu})", letters), Strings{"\u1C89"});
+}
+
 TEST(Regex, RefusesWhatWouldMeanSomethingElse) {
   for (const char* pattern :
        {R"([a[b]])",  R"([a&&b])", R"(\h)",          R"(\R)",     R"(\b)",      R"((a)\1)",

@@ -13,7 +13,7 @@
 namespace fiddler::text {
 
 // Far above every published vocabulary (262,144); bounds what a bad file can make us allocate.
-inline constexpr int32_t kMaxVocabulary = 1 << 22;
+inline constexpr int32_t kMaxVocabulary = 1 << 21;
 
 class Vocabulary {
  public:
