@@ -1,7 +1,9 @@
 #include "engine/engine.h"
 
 #include <algorithm>
+#include <limits>
 
+#include "base/check.h"
 #include "base/error.h"
 
 namespace fiddler {
@@ -11,6 +13,23 @@ KvGeometry GeometryOf(const ModelSpec& spec) {
   return {.num_layers = spec.num_layers(),
           .num_kv_heads = spec.attention.num_kv_heads,
           .head_dim = spec.attention.head_dim};
+}
+
+EngineOptions Checked(EngineOptions options) {
+  CHECK(options.max_positions >= 1 && options.max_sequences >= 1, "{} positions, {} sequences",
+        options.max_positions, options.max_sequences);
+  options.max_batch_tokens = std::max(options.max_batch_tokens, options.max_sequences);
+  return options;
+}
+
+int32_t CountBlocks(const EngineOptions& options) {
+  const int64_t blocks = KvCache::BlocksFor(options.max_positions);
+  constexpr int64_t kMaxBlocks = std::numeric_limits<BlockId>::max();
+  if (blocks > kMaxBlocks / options.max_sequences) {
+    throw Error("KV cache: expected at most {} blocks of {} tokens, got {} sequences of {} tokens",
+                kMaxBlocks, KvCache::kBlockTokens, options.max_sequences, options.max_positions);
+  }
+  return static_cast<int32_t>(blocks * options.max_sequences);
 }
 
 void ValidateRequest(const Request& request, const ModelSpec& spec, int64_t max_positions) {
@@ -33,16 +52,15 @@ void ValidateRequest(const Request& request, const ModelSpec& spec, int64_t max_
 
 Engine::Engine(const Model& model, const CpuKernels& kernels, ThreadPool& pool, const EngineOptions& options)
     : model_(model),
-      options_(options),
-      cache_(GeometryOf(model.spec()),
-             static_cast<int32_t>(options.max_sequences * KvCache::BlocksFor(options.max_positions))),
+      options_(Checked(options)),
+      cache_(GeometryOf(model.spec()), CountBlocks(options_)),
       forward_(model, kernels, pool, cache_,
-               {.batch_tokens = options.max_batch_tokens,
-                .positions = options.max_positions,
-                .logit_rows = options.max_sequences}),
+               {.batch_tokens = options_.max_batch_tokens,
+                .positions = options_.max_positions,
+                .logit_rows = options_.max_sequences}),
       scheduler_(cache_.pool(),
-                 {.batch_tokens = options.max_batch_tokens, .max_sequences = options.max_sequences}) {
-  const auto max_sequences = static_cast<size_t>(options.max_sequences);
+                 {.batch_tokens = options_.max_batch_tokens, .max_sequences = options_.max_sequences}) {
+  const auto max_sequences = static_cast<size_t>(options_.max_sequences);
   batch_.reserve(max_sequences);
   logit_rows_.reserve(max_sequences);
   events_.reserve(max_sequences);

@@ -18,9 +18,11 @@
 namespace fiddler {
 
 struct EngineOptions {
-  int64_t max_positions = 4096;    // of one sequence, prompt and output
-  int64_t max_sequences = 1;       // running at once
-  int64_t max_batch_tokens = 512;  // in one step: long prompts are cut into chunks of this
+  int64_t max_positions = 4096;  // of one sequence, prompt and output
+  int64_t max_sequences = 1;     // running at once
+  // In one step: long prompts are cut into chunks of this. Taken as max_sequences where that is more, so that
+  // every running sequence gets its token.
+  int64_t max_batch_tokens = 512;
 };
 
 // One new token of one sequence.

@@ -14,6 +14,11 @@ bool Likelier(const Candidate& a, const Candidate& b) {
   return a.share > b.share || (a.share == b.share && a.token < b.token);
 }
 
+// Of logits without NaN.
+size_t IndexOfLargest(std::span<const float> logits) {
+  return static_cast<size_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
+}
+
 double Mass(std::span<const Candidate> candidates) {
   double mass = 0;
   for (const Candidate& candidate : candidates) mass += candidate.share;
@@ -73,8 +78,10 @@ Sampler::Sampler(const SamplingParams& params, int64_t vocab_size) : params_(par
 
 int32_t Sampler::Sample(std::span<float> logits, std::span<const int32_t> history) {
   if (params_.repetition_penalty != 1) PenalizeRepetition(logits, history);
+  std::replace_if(
+      logits.begin(), logits.end(), [](float logit) { return std::isnan(logit); }, -INFINITY);
   if (params_.temperature > 0) return Draw(logits);
-  return static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
+  return static_cast<int32_t>(IndexOfLargest(logits));
 }
 
 void Sampler::PenalizeRepetition(std::span<float> logits, std::span<const int32_t> history) {
@@ -82,15 +89,18 @@ void Sampler::PenalizeRepetition(std::span<float> logits, std::span<const int32_
     const auto index = static_cast<size_t>(token);
     if (seen_[index]) continue;  // once a token, however often it occurred
     seen_[index] = true;
-    logits[index] *= logits[index] > 0 ? 1 / params_.repetition_penalty : params_.repetition_penalty;
+    float& logit = logits[index];
+    logit = logit < 0 ? logit * params_.repetition_penalty : logit / params_.repetition_penalty;
   }
   for (int32_t token : history) seen_[static_cast<size_t>(token)] = false;
 }
 
 int32_t Sampler::Draw(std::span<const float> logits) {
-  const float largest = *std::max_element(logits.begin(), logits.end());
+  const float largest = logits[IndexOfLargest(logits)];
   for (size_t i = 0; i < logits.size(); ++i) {
-    candidates_[i] = {std::exp((logits[i] - largest) / params_.temperature), static_cast<int32_t>(i)};
+    // The largest may be infinite: its distance to itself is 0 all the same.
+    const float distance = logits[i] == largest ? 0 : logits[i] - largest;
+    candidates_[i] = {std::exp(distance / params_.temperature), static_cast<int32_t>(i)};
   }
   std::span<Candidate> kept = candidates_;
   if (params_.top_k > 0) kept = KeepTopK(kept, params_.top_k);

@@ -28,7 +28,7 @@ class Sampler {
   Sampler(const SamplingParams& params, int64_t vocab_size);
 
   // The next token, from logits [vocab_size] (overwritten), after `history` (prompt and generated tokens).
-  // Ties go to the lower id.
+  // Ties go to the lower id. A NaN counts as -infinity: a broken model reads badly but breaks nothing else.
   int32_t Sample(std::span<float> logits, std::span<const int32_t> history);
 
   struct Candidate {

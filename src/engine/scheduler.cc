@@ -2,9 +2,13 @@
 
 #include <algorithm>
 
+#include "base/check.h"
+
 namespace fiddler {
 
 Scheduler::Scheduler(BlockPool& pool, const Limits& limits) : pool_(pool), limits_(limits) {
+  CHECK(limits.max_sequences >= 1 && limits.batch_tokens >= limits.max_sequences, "{} sequences, {} tokens",
+        limits.max_sequences, limits.batch_tokens);
   running_.reserve(static_cast<size_t>(limits.max_sequences));
   work_.reserve(static_cast<size_t>(limits.max_sequences));
 }

@@ -21,7 +21,7 @@ struct ScheduledWork {
 class Scheduler {
  public:
   struct Limits {
-    int64_t batch_tokens;   // in one step
+    int64_t batch_tokens;   // in one step; at least max_sequences
     int64_t max_sequences;  // running at once
   };
 

@@ -14,8 +14,8 @@ namespace fiddler {
 struct Request {
   std::vector<int32_t> prompt;  // at least one token
   int64_t max_tokens = 64;      // to generate, at least one
-  SamplingParams sampling;
-  std::vector<int32_t> stop_tokens;  // generation ends with any of them
+  SamplingParams sampling = {};
+  std::vector<int32_t> stop_tokens = {};  // generation ends with any of them
 };
 
 enum class FinishReason : uint8_t {

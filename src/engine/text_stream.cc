@@ -1,12 +1,24 @@
 #include "engine/text_stream.h"
 
 #include <algorithm>
+#include <compare>
+#include <optional>
 #include <utility>
 
 #include "base/error.h"
+#include "base/json.h"
+#include "io/strict_json.h"
+#include "text/unicode.h"
 
 namespace fiddler {
 namespace {
+
+// Where a stop string is in a text. Ordered: by where it ends, then by where it begins.
+struct Match {
+  size_t end;
+  size_t begin;
+  auto operator<=>(const Match&) const = default;
+};
 
 // Length of the longest end of `text` with which `stop` could begin.
 size_t LengthOfPossibleStart(const std::string& text, const std::string& stop) {
@@ -23,6 +35,9 @@ TextStream::TextStream(const Tokenizer& tokenizer, std::span<const int32_t> prom
     : decoder_(tokenizer), stop_strings_(std::move(stop_strings)) {
   for (const std::string& stop : stop_strings_) {
     if (stop.empty()) throw Error("stop: expected a string, got an empty one");
+    if (!text::IsValidUtf8(stop)) {  // it could end the text inside a character
+      throw Error("stop: expected UTF-8, got {}", Printable(stop));
+    }
   }
   for (int32_t token : prompt) decoder_.Push(token);  // shown already
 }
@@ -42,14 +57,19 @@ std::string TextStream::Flush() {
 }
 
 std::string TextStream::TakeCertain() {
-  size_t first_stop = std::string::npos;
+  // The stop string that is complete first ends the text, and of those the longest: the same one however the
+  // text was cut into tokens.
+  std::optional<Match> first;
   size_t keep = 0;
   for (const std::string& stop : stop_strings_) {
-    first_stop = std::min(first_stop, held_.find(stop));
+    if (const size_t begin = held_.find(stop); begin != std::string::npos) {
+      const Match match = {.end = begin + stop.size(), .begin = begin};
+      first = std::min(first.value_or(match), match);
+    }
     keep = std::max(keep, LengthOfPossibleStart(held_, stop));
   }
-  stopped_ = first_stop != std::string::npos;
-  std::string text = held_.substr(0, stopped_ ? first_stop : held_.size() - keep);
+  stopped_ = first.has_value();
+  std::string text = held_.substr(0, stopped_ ? first->begin : held_.size() - keep);
   held_.erase(0, text.size());
   return text;
 }

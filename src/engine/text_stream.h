@@ -13,7 +13,7 @@ namespace fiddler {
 class TextStream {
  public:
   // `prompt` is what the generated text continues: its end decides how the first token reads (a space or
-  // none). `tokenizer` must outlive this object. Throws Error if a stop string is empty.
+  // none). `tokenizer` must outlive this object. Throws Error if a stop string is empty or not UTF-8.
   TextStream(const Tokenizer& tokenizer, std::span<const int32_t> prompt,
              std::vector<std::string> stop_strings);
 

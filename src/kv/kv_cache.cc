@@ -3,8 +3,22 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "base/error.h"
 
 namespace fiddler {
+
+namespace {
+
+uint64_t TotalBytes(const KvGeometry& geometry, int32_t num_blocks) {
+  uint64_t bytes = 0;
+  if (__builtin_mul_overflow(KvCache::BlockBytes(geometry), static_cast<uint64_t>(num_blocks), &bytes)) {
+    throw Error("KV cache: expected less than 2^64 bytes, got {} blocks of {}", num_blocks,
+                KvCache::BlockBytes(geometry));
+  }
+  return bytes;
+}
+
+}  // namespace
 
 uint64_t KvCache::BlockBytes(const KvGeometry& geometry) {
   const int64_t elements = geometry.num_layers * 2 * geometry.num_kv_heads * kBlockTokens * geometry.head_dim;
@@ -14,8 +28,8 @@ uint64_t KvCache::BlockBytes(const KvGeometry& geometry) {
 KvCache::KvCache(const KvGeometry& geometry, int32_t num_blocks)
     : geometry_(geometry),
       block_stride_(2 * geometry.num_kv_heads * kBlockTokens * geometry.head_dim),
-      pool_(num_blocks),
-      memory_(BlockBytes(geometry) * static_cast<uint64_t>(num_blocks), "KV cache") {}
+      memory_(TotalBytes(geometry, num_blocks), "KV cache"),
+      pool_(num_blocks) {}
 
 float* KvCache::Layer(int64_t layer) const {
   return reinterpret_cast<float*>(memory_.bytes().data()) + layer * pool_.capacity() * block_stride_;

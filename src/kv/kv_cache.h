@@ -45,8 +45,8 @@ class KvCache {
 
   KvGeometry geometry_;
   int64_t block_stride_;  // elements of one block in one layer
-  BlockPool pool_;
   HugePageBuffer memory_;
+  BlockPool pool_;
 };
 
 }  // namespace fiddler

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "base/json.h"
 #include "io/test_files.h"
 #include "model/arch/common.h"
 #include "model/model.h"
@@ -398,14 +399,15 @@ TEST(ParseConfigTest, DenseLayersOfQwen) {
     return dense;
   };
   for (std::string_view name : {kQwen2Name, kQwen3Name}) {
+    const Json none = Json::object();
     const Json small = {{"num_hidden_layers", 6}, {"intermediate_size", 99}};
     const auto parse = [&](const Json& changes) {
       Json all = small;
       all.update(changes);
       return Parse(With(name, all));
     };
-    EXPECT_TRUE(dense_layers(parse({})).empty());
-    EXPECT_EQ(parse({}).dense_intermediate, 0);
+    EXPECT_TRUE(dense_layers(parse(none)).empty());
+    EXPECT_EQ(parse(none).dense_intermediate, 0);
     const ModelSpec listed = parse({{"mlp_only_layers", {1, 4, 17}}});
     EXPECT_EQ(dense_layers(listed), (std::vector<int64_t>{1, 4}));
     EXPECT_EQ(listed.dense_intermediate, 99);

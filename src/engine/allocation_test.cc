@@ -1,0 +1,87 @@
+// Steady-state decoding allocates nothing. This file replaces the global operator new of the whole test
+// binary to count; sanitizers bring their own and cannot be counted this way.
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <new>
+
+#include "engine/engine.h"
+#include "kernels/dispatch.h"
+
+#if defined(__has_feature)
+#define FIDDLER_HAS_FEATURE(feature) __has_feature(feature)
+#else
+#define FIDDLER_HAS_FEATURE(feature) 0
+#endif
+
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__) && \
+    !FIDDLER_HAS_FEATURE(address_sanitizer) && !FIDDLER_HAS_FEATURE(thread_sanitizer)
+
+namespace {
+
+std::atomic<int64_t> allocations{0};
+
+void* CountedAllocation(size_t bytes, size_t alignment) {
+  ++allocations;
+  void* memory = alignment <= alignof(std::max_align_t)
+                     ? std::malloc(bytes)
+                     : std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
+  if (memory == nullptr) throw std::bad_alloc();
+  return memory;
+}
+
+}  // namespace
+
+void* operator new(size_t bytes) { return CountedAllocation(bytes, 1); }
+void* operator new(size_t bytes, std::align_val_t alignment) {
+  return CountedAllocation(bytes, static_cast<size_t>(alignment));
+}
+void operator delete(void* memory) noexcept { std::free(memory); }
+void operator delete(void* memory, size_t) noexcept { std::free(memory); }
+void operator delete(void* memory, std::align_val_t) noexcept { std::free(memory); }
+void operator delete(void* memory, size_t, std::align_val_t) noexcept { std::free(memory); }
+
+namespace fiddler {
+namespace {
+
+class AllocationTest : public testing::TestWithParam<const char*> {};
+
+TEST_P(AllocationTest, SteadyStateDecodingAllocatesNothing) {
+  NoProgress progress;
+  const std::string dir = std::string(FIDDLER_SOURCE_DIR) + "/tests/oracle/golden/" + GetParam() + "/model";
+  const Model model = LoadModel(ReadModelConfig(dir), progress, 1);
+  ThreadPool pool(3, DiscoverTopology());
+  Engine engine(model, BestKernels(), pool, {.max_positions = 128, .max_sequences = 4});
+  int64_t routed = 0;
+  engine.ObserveRouting([&](const Routing& routing) { routed += routing.top_k; });
+  for (int i = 0; i < 4; ++i) {
+    Request request = {.prompt = {1, 2, 3, 4 + i}, .max_tokens = 100, .stop_tokens = {-1}};
+    if (i % 2 == 1) {
+      request.sampling = {
+          .temperature = 1, .top_k = 50, .top_p = 0.9f, .min_p = 0.01f, .repetition_penalty = 1.2f};
+    }
+    engine.Add(std::move(request));
+  }
+  for (int step = 0; step < 3; ++step) engine.Step();  // the prompts; the first tokens
+
+  const int64_t before = allocations;
+  size_t events = 0;
+  for (int step = 0; step < 90; ++step) events += engine.Step().size();  // across the ends of KV blocks
+  EXPECT_EQ(allocations - before, 0);
+  EXPECT_EQ(events, 4 * 90);
+  EXPECT_GT(routed, 0);
+
+  const int64_t counted = allocations;
+  EXPECT_EQ(std::vector<int>(1).size(), 1);
+  EXPECT_GT(allocations, counted) << "nobody counts";
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, AllocationTest,
+                         testing::Values("mixtral-base", "qwen2-base", "olmoe-clip-gqa"),
+                         [](const auto& test) { return "Model" + std::to_string(test.index); });
+
+}  // namespace
+}  // namespace fiddler
+
+#endif
