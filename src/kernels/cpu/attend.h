@@ -26,11 +26,14 @@ struct AttendTile {
   }
 };
 
+// Like all structs here without initializers: their constructor would be code that the linker shares
+// (tools/check_isa_objects).
+
 // Where the keys and values of positions [first, first + count) are; past those, the last once more.
 struct AttendChunk {
   static constexpr int kPositions = 32;  // their keys, and their values, of a head of 128 are 16 KB: L1
-  int64_t first = 0;
-  int count = 0;
+  int64_t first;
+  int count;
   const float* keys[kPositions];
   const float* values[kPositions];
 };
@@ -38,7 +41,7 @@ struct AttendChunk {
 // The queries of a batch and the state of each softmax; out holds the sum of values so far.
 struct AttendBatch {
   static constexpr int kQueries = 32;
-  int queries = 0;
+  int queries;
   const float* q[kQueries];
   float* out[kQueries];
   int64_t position[kQueries];

@@ -1,5 +1,5 @@
 // The kernels for AVX-512 F, BW, VL and DQ. Compiled for that instruction set, unlike all other code: what is
-// included here must bring no inline function that others share (tests/tools/check_isa_objects tells).
+// included here must bring no inline function that others share (tools/check_isa_objects tells).
 #include "kernels/cpu/attend.h"
 #include "kernels/cpu/elementwise.h"
 #include "kernels/cpu/mat_mul.h"

@@ -11,7 +11,7 @@
 // More tokens: tiles of 4 rows x a few tokens whose sums stay in registers. A block of rows stays in L2 and
 // is used by one tile of tokens after another, in stretches of k so short that the tile's x, packed, stays in
 // L1 (unpacked, rows of x a power of two apart evict each other); unfinished sums wait on the stack.
-// Meanwhile the next block is fetched, again as it lies.
+// Meanwhile the next block is fetched, again as it lies, and the x that is packed next.
 #pragma once
 
 #include <immintrin.h>
@@ -27,16 +27,18 @@ struct MatMulTile {
   static constexpr int kTokens = (S::kRegisters - 1) / (kRows + 1);  // sums, x and one w fill the registers
   static constexpr int64_t kStepBytes = kRows * S::kWidth * static_cast<int64_t>(sizeof(W));  // of w
 
-  static constexpr int64_t kPackedBytes = 24 * 1024;  // of x: half of L1
-  static constexpr int64_t kBlockBytes = 512 * 1024;  // of w: half of L2
-  static constexpr int64_t kBlockRows = 64;           // bounds the unfinished sums (24 KB)
+  static constexpr int64_t kPacked = 24 * 1024 / 4;       // floats of x: half of L1
+  static constexpr int64_t kBlockBytes = 512 * 1024;      // of w: half of L2
+  static constexpr int64_t kBlockRows = 64;               // bounds the unfinished sums (24 KB)
+  static constexpr int64_t kNearTokens = 512 * 1024 / 4;  // floats of x that stay in L2 by themselves
 };
 
 // Rows of w that all tokens use before the next ones.
 struct RowBlock {
-  int64_t begin = 0;
-  int64_t end = 0;             // at most kBlockRows later
-  const char* next = nullptr;  // the following block, to be fetched while this one is in use; or null
+  int64_t begin;
+  int64_t end;         // at most kBlockRows later
+  const char* ahead;   // what to fetch in the meantime: the next block,
+  int64_t ahead_step;  // spread over all steps of all tiles
 };
 
 // The x of token t.
@@ -103,19 +105,28 @@ template <class S, int T>
   }
 }
 
-// Adds w[r][k] * x[t][k], for k in [begin, end), to the lanes of sums[r][t]. Each step prefetches what lies
-// at `ahead` and moves it on by ahead_step.
+// Fetches the next `count` floats of each row of x.
+template <int T>
+[[gnu::always_inline]] inline void FetchTokens(const float* (&x)[T], int64_t count) {
+  for (int t = 0; t < T; ++t) {
+    const char* const bytes = reinterpret_cast<const char*>(x[t]);
+    for (int64_t i = 0; i < 4 * count; i += kCacheLine) _mm_prefetch(bytes + i, _MM_HINT_T1);
+    x[t] += count;
+  }
+}
+
+// Adds w[r][k] * x[t][k], for k in [begin, end), to the lanes of sums[r][t], and fetches what lies ahead.
 template <class S, class W, int R, int T>
 [[gnu::always_inline]] inline void AddProducts(const W* const (&w)[R], const float* packed, int64_t begin,
-                                               int64_t end, const char*& ahead, int64_t ahead_step,
-                                               typename S::Reg (&sums)[R][T]) {
+                                               int64_t end, RowBlock& block, typename S::Reg (&sums)[R][T]) {
   typename S::Reg x[T];
   int64_t k = begin;
   for (; k + S::kWidth <= end; k += S::kWidth, packed += T * S::kWidth) {
 #pragma GCC unroll 8
-    for (int64_t i = 0; i < MatMulTile<S, W>::kStepBytes; i += kCacheLine)
-      _mm_prefetch(ahead + i, _MM_HINT_T1);
-    ahead += ahead_step;
+    for (int64_t i = 0; i < MatMulTile<S, W>::kStepBytes; i += kCacheLine) {
+      _mm_prefetch(block.ahead + i, _MM_HINT_T1);
+    }
+    block.ahead += block.ahead_step;
 #pragma GCC unroll 8
     for (int t = 0; t < T; ++t) x[t] = S::Load(packed + t * S::kWidth);
 #pragma GCC unroll 8
@@ -138,27 +149,32 @@ template <class S, class W, int R, int T>
 
 // T tokens, from `first` on, times a block of rows.
 template <class S, class W, int T>
-void MatMulTokens(const MatMulArgs& args, int64_t first, const RowBlock& block) {
+void MatMulTokens(const MatMulArgs& args, int64_t first, RowBlock& block) {
   using Tile = MatMulTile<S, W>;
   constexpr int kRows = Tile::kRows;
-  constexpr int64_t kPacked = Tile::kPackedBytes / static_cast<int64_t>(sizeof(float));
-  constexpr int64_t kStretch = kPacked / T / S::kWidth * S::kWidth;
+  constexpr int64_t kStretch = Tile::kPacked / T / S::kWidth * S::kWidth;
   const int64_t cols = args.w.cols;
   const W* const block_w = static_cast<const W*>(args.w.data) + block.begin * cols;
-  const char* ahead = block.next ? block.next : reinterpret_cast<const char*>(block_w);
-  const int64_t ahead_step = block.next ? Tile::kStepBytes : 0;
   const float* x[T];
   for (int t = 0; t < T; ++t) x[t] = TokenRow(args, first + t);
+  const bool near = args.tokens * cols <= Tile::kNearTokens;
+  const int64_t share = near ? 0 : kStretch * kRows / (block.end - block.begin) + 1;
 
-  alignas(kCacheLine) float packed[kPacked];
+  alignas(kCacheLine) float packed[kStretch * T];
   alignas(kCacheLine) float unfinished[Tile::kBlockRows * T * S::kWidth];  // [row groups][kRows][T][kWidth]
   int64_t k = 0;
   do {
     const int64_t k_end = cols - k > kStretch ? k + kStretch : cols;
     PackTokens<S, T>(x, k, k_end, packed);
+    const float* next_x[T];  // what is packed next: a share of it is fetched with each group of rows
+    for (int t = 0; t < T; ++t) {
+      const bool more_tokens = first + T + t < args.tokens;
+      next_x[t] = k_end < cols ? x[t] + k_end : more_tokens ? TokenRow(args, first + T + t) : x[t];
+    }
     float* waiting = unfinished;
     for (int64_t r = block.begin; r < block.end; r += kRows, waiting += kRows * T * S::kWidth) {
       const int64_t rows = block.end - r < kRows ? block.end - r : kRows;
+      FetchTokens(next_x, share);
       const W* w[kRows];  // rows past the end repeat the last one; their sums are dropped
       for (int i = 0; i < kRows; ++i) w[i] = block_w + (r - block.begin + (i < rows ? i : rows - 1)) * cols;
       typename S::Reg sums[kRows][T];
@@ -169,7 +185,7 @@ void MatMulTokens(const MatMulArgs& args, int64_t first, const RowBlock& block) 
           sums[i][t] = k == 0 ? S::Zero() : S::Load(waiting + (i * T + t) * S::kWidth);
         }
       }
-      AddProducts<S>(w, packed, k, k_end, ahead, ahead_step, sums);
+      AddProducts<S>(w, packed, k, k_end, block, sums);
       if (k_end < cols) {
 #pragma GCC unroll 8
         for (int i = 0; i < kRows; ++i) {
@@ -191,21 +207,23 @@ void MatMulTokens(const MatMulArgs& args, int64_t first, const RowBlock& block) 
 template <class S, class W>
 void MatMulOfType(const MatMulArgs& args) {
   using Tile = MatMulTile<S, W>;
+  if (args.tokens == 0) return;
   if (args.tokens == 1) return MatMulOneToken<S, W>(args);
 
   const int64_t row_bytes = args.w.cols * static_cast<int64_t>(sizeof(W));
   int64_t block_rows = Tile::kRows;
   while (2 * block_rows <= Tile::kBlockRows && 2 * block_rows * row_bytes <= Tile::kBlockBytes)
     block_rows *= 2;
+  const int64_t tiles = (args.tokens + Tile::kTokens - 1) / Tile::kTokens;
 
   RowBlock block;
   for (block.begin = args.row_begin; block.begin < args.row_end; block.begin = block.end) {
     const bool last = args.row_end - block.begin <= block_rows;
     block.end = last ? args.row_end : block.begin + block_rows;
-    block.next = last ? nullptr : static_cast<const char*>(args.w.data) + block.end * row_bytes;
+    block.ahead = static_cast<const char*>(args.w.data) + (last ? block.begin : block.end) * row_bytes;
+    block.ahead_step = last ? 0 : (Tile::kStepBytes + tiles - 1) / tiles;
     ForEachRun<Tile::kTokens>(args.tokens, [&](int64_t first, auto size) {
       MatMulTokens<S, W, decltype(size)::kValue>(args, first, block);
-      block.next = nullptr;
     });
   }
 }

@@ -1,6 +1,6 @@
 // The vector operations the kernels are written in, in AVX-512 (F, BW, VL, DQ). simd_avx2.h is its twin.
 // The anonymous namespace is on purpose: templates over this Simd get internal linkage, so that the linker
-// can never take code for this instruction set where an older machine runs (tests/tools/check_isa_objects).
+// can never take code for this instruction set where an older machine runs (tools/check_isa_objects).
 #pragma once
 
 #include <immintrin.h>
