@@ -4,6 +4,8 @@
 
 #include <set>
 
+#include "base/error.h"
+
 namespace fiddler {
 namespace {
 
@@ -56,6 +58,17 @@ TEST(KvCacheTest, EveryPositionIsReadBackWhereTheViewSaysItIs) {
         }
       }
     }
+  }
+}
+
+TEST(KvCacheTest, MoreBytesThanThereAreNumbersForIsRefused) {
+  const KvGeometry geometry = {.num_layers = 1024, .num_kv_heads = 4096, .head_dim = 4096};
+  try {
+    KvCache cache(geometry, int32_t{1} << 26);  // 2^68 bytes
+    FAIL() << "expected an Error";
+  } catch (const Error& error) {
+    EXPECT_STREQ(error.what(),
+                 "KV cache: expected less than 2^64 bytes, got 67108864 blocks of 4398046511104");
   }
 }
 

@@ -163,6 +163,7 @@ TEST(PublishedConfigTest, Qwen330bA3b) {
 
 TEST(PublishedConfigTest, Qwen330bA3bStretchedToFourTimesItsContext) {
   const ModelSpec spec = Parse(Published("qwen3-30b-a3b-yarn"));
+  EXPECT_EQ(spec.max_positions, 131072);  // max_position_embeddings still says 40960
   EXPECT_EQ(spec.rope.scaling, RopeSpec::Scaling::kYarn);
   EXPECT_EQ(spec.rope.theta, 1e6);
   EXPECT_EQ(spec.rope.factor, 4);

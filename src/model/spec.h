@@ -63,7 +63,7 @@ struct ModelSpec {
   std::string family;  // model_type of config.json
   int64_t hidden = 0;
   int64_t vocab_size = 0;
-  int64_t max_positions = 0;
+  int64_t max_positions = 0;  // what the model was made for, stretching included
   float rms_norm_epsilon = 0;
   bool tied_embeddings = false;  // the output head is the embedding matrix
   AttentionSpec attention;

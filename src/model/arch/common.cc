@@ -26,6 +26,14 @@ AttentionSpec ParseAttention(ConfigReader& config, int64_t hidden, const FamilyD
   return attention;
 }
 
+// YaRN is switched on by hand, and max_position_embeddings then stays what it was (model card of
+// Qwen3-30B-A3B).
+int64_t StretchedContext(const RopeSpec& rope) {
+  if (rope.scaling != RopeSpec::Scaling::kYarn) return 0;
+  return static_cast<int64_t>(
+      std::min(rope.factor * rope.original_context, static_cast<double>(kMaxPositions)));
+}
+
 }  // namespace
 
 ModelSpec ParseTransformer(ConfigReader& config, const FamilyDefaults& defaults) {
@@ -38,6 +46,7 @@ ModelSpec ParseTransformer(ConfigReader& config, const FamilyDefaults& defaults)
   spec.tied_embeddings = config.Boolean("tie_word_embeddings", false);
   spec.attention = ParseAttention(config, spec.hidden, defaults);
   spec.rope = ParseRope(config, spec.attention.head_dim, spec.max_positions, defaults.rope_theta);
+  spec.max_positions = std::max(spec.max_positions, StretchedContext(spec.rope));
   spec.layers.resize(static_cast<size_t>(config.Integer("num_hidden_layers", 1, kMaxLayers)));
   config.MustBe("hidden_act", "silu");
 

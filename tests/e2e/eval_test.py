@@ -1,0 +1,79 @@
+"""The program computes what transformers computes: tiny models of every family, and the demo model."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import harness
+from harness import DEMO, Golden, TestCase, golden_names
+
+LOSS_TOLERANCE = 1e-4  # logits within 1e-4 (src/engine/golden_test.cc), so is the log of their softmax
+
+
+class GoldenModels(TestCase):
+    def test_loss_of_every_token(self) -> None:
+        for name in golden_names():
+            with self.subTest(name):
+                golden = Golden(name)
+                ids = self.folder() / "ids.txt"
+                ids.write_text(" ".join(map(str, golden.ids)))
+                result = self.succeed("eval", golden.model, "--ids", ids, "--per-token", "--json").json()
+                expected = golden.losses()
+                self.assertEqual(result["tokens"], len(expected))
+                self.assertEqual(len(result["nll"]), len(expected))
+                worst = max(abs(a - b) for a, b in zip(result["nll"], expected))
+                self.assertLess(worst, LOSS_TOLERANCE)
+                mean = sum(expected) / len(expected)
+                self.assertAlmostEqual(result["perplexity"] / math.exp(mean), 1, delta=LOSS_TOLERANCE)
+
+    def test_greedy_continuation(self) -> None:
+        for name in golden_names():
+            with self.subTest(name):
+                golden = Golden(name)
+                ids = ",".join(map(str, golden.ids))
+                count = str(len(golden.greedy_ids))
+                run = self.succeed(
+                    "run", golden.model, "--prompt-ids", ids, "-n", count, "--ignore-eos", "--json"
+                )
+                self.assertEqual(run.json()["token_ids"], golden.greedy_ids)
+
+    def test_windows(self) -> None:
+        """A text is cut into windows; the first token of each is not scored."""
+        golden = Golden("mixtral-base")
+        ids = self.folder() / "ids.txt"
+        ids.write_text("\n".join(map(str, golden.ids[:21])))
+        for context, scored in ((21, 20), (20, 19), (7, 18), (2, 10)):
+            result = self.succeed("eval", golden.model, "--ids", ids, "--context", str(context), "--json").json()
+            self.assertEqual(result["tokens"], scored, f"context {context}")
+
+    def test_ids_that_are_none(self) -> None:
+        golden = Golden("mixtral-base")
+        for text, mention in (("1 2 x", "'x'"), ("1 -2", "'-2'"), ("5 131", "'131'"), ("7", "two tokens"), ("", "")):
+            ids = self.folder() / "ids.txt"
+            ids.write_text(text)
+            self.refuse("eval", golden.model, "--ids", ids, mentions=(mention,))
+        self.refuse("eval", golden.model, "--ids", "/nowhere/ids", mentions=("/nowhere/ids",))
+        self.refuse("eval", golden.model, mentions=("--text",))
+
+
+class DemoModel(TestCase):
+    def test_perplexity_to_four_digits(self) -> None:
+        expected = json.loads((DEMO / "golden.json").read_text())["perplexity"]
+        result = self.succeed("eval", DEMO, "--context", str(expected["context"]), "--json").json()
+        self.assertEqual(result["tokens"], expected["tokens"])
+        self.assertEqual(f"{result['perplexity']:.4g}", f"{expected['perplexity']:.4g}")
+
+    def test_greedy_text(self) -> None:
+        for expected in json.loads((DEMO / "golden.json").read_text())["greedy"]:
+            with self.subTest(expected["prompt"]):
+                arguments = ("run", DEMO, "-p", expected["prompt"], "-n", str(len(expected["token_ids"])))
+                result = self.succeed(*arguments, "--json").json()
+                self.assertEqual(result["token_ids"], expected["token_ids"])
+                self.assertEqual(result["text"], expected["text"])
+                self.assertEqual(result["prompt_tokens"], len(expected["prompt_ids"]))
+                self.assertEqual(result["tokens"], len(expected["token_ids"]))
+
+
+if __name__ == "__main__":
+    harness.main()
