@@ -28,6 +28,15 @@ TEST(NormalForm, Hangul) {
   EXPECT_EQ(Normalize("\u11A7\u11A7", NormalForm::kNfc), "\u11A7\u11A7");
 }
 
+// As in Hugging Face.
+TEST(NormalForm, CharactersSinceUnicode9AreInert) {
+  EXPECT_EQ(Normalize("\u089E\u0323", NormalForm::kNfc), "\u089E\u0323")
+      << "a mark of class 230 before one of 220";
+  EXPECT_EQ(Normalize("e\u1ABF\u0301", NormalForm::kNfc), "e\u1ABF\u0301") << "nothing composes across it";
+  EXPECT_EQ(Normalize("\u32FF", NormalForm::kNfkc), "\u32FF");
+  EXPECT_EQ(Normalize("\U00011935\U00011930", NormalForm::kNfc), "\U00011935\U00011930");
+}
+
 TEST(NormalForm, KeepsWhatIsNotACharacter) {
   const std::string text("\0\uFFFF\u0378\U0010FFFF\u0301", 13);
   EXPECT_EQ(Normalize(text, NormalForm::kNfkc), text);
