@@ -7,12 +7,14 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
 #include <exception>
 #include <filesystem>
 #include <fstream>
+#include <new>
 #include <string>
 #include <vector>
 
@@ -95,10 +97,10 @@ std::string MakeInput(const std::vector<Seed>& seeds, size_t seed, uint32_t n) {
 }
 
 // In the child process. `next` is shared with the parent: the number of the input under test.
-void RunSeed(const std::vector<Seed>& seeds, size_t seed, volatile uint32_t& next) {
+void RunSeed(const std::vector<Seed>& seeds, size_t seed, std::atomic<uint32_t>& next) {
   const auto stop = std::chrono::steady_clock::now() + kTimeForAll / static_cast<double>(seeds.size());
   alarm(kHangSeconds);
-  for (next = 0; next <= kMutations; next = next + 1) {
+  for (next = 0; next <= kMutations; ++next) {
     if (next > 0 && std::chrono::steady_clock::now() > stop) break;
     const std::string input = MakeInput(seeds, seed, next);
     // A copy of exactly that size, so that AddressSanitizer sees every read past its end.
@@ -108,7 +110,7 @@ void RunSeed(const std::vector<Seed>& seeds, size_t seed, volatile uint32_t& nex
 }
 
 // Returns how many inputs ran. Throws Error if one of them ended the process.
-uint32_t RunSeedInChild(const std::vector<Seed>& seeds, size_t seed, volatile uint32_t& next) {
+uint32_t RunSeedInChild(const std::vector<Seed>& seeds, size_t seed, std::atomic<uint32_t>& next) {
   std::fflush(nullptr);
   const pid_t child = fork();
   if (child < 0) throw Error("expected a child process, got none");
@@ -119,10 +121,10 @@ uint32_t RunSeedInChild(const std::vector<Seed>& seeds, size_t seed, volatile ui
   int status = 0;
   CHECK(waitpid(child, &status, 0) == child);
   if (WIFEXITED(status) && WEXITSTATUS(status) == 0) return next;
-  const std::string crash = fmt::format("crash-{}-{}", seeds[seed].name, static_cast<uint32_t>(next));
+  const std::string crash = fmt::format("crash-{}-{}", seeds[seed].name, next.load());
   std::ofstream(crash, std::ios::binary) << MakeInput(seeds, seed, next);
-  throw Error("{}: expected input {} to return, got {} {}; wrote it to {}", seeds[seed].name,
-              static_cast<uint32_t>(next), WIFSIGNALED(status) ? "signal" : "exit status",
+  throw Error("{}: expected input {} to return, got {} {}; wrote it to {}", seeds[seed].name, next.load(),
+              WIFSIGNALED(status) ? "signal" : "exit status",
               WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status), crash);
 }
 
@@ -135,11 +137,12 @@ int main(int argc, char** argv) {
   }
   try {
     const std::vector<Seed> seeds = ReadCorpus(argv[1]);
-    void* shared = mmap(nullptr, sizeof(uint32_t), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    CHECK(shared != MAP_FAILED);
+    void* page = mmap(nullptr, sizeof(uint32_t), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    CHECK(page != MAP_FAILED);
+    auto& next = *new (page) std::atomic<uint32_t>(0);  // what a child writes, the parent sees
     uint64_t inputs = 0;
     for (size_t seed = 0; seed < seeds.size(); ++seed) {
-      inputs += RunSeedInChild(seeds, seed, *static_cast<volatile uint32_t*>(shared));
+      inputs += RunSeedInChild(seeds, seed, next);
     }
     fmt::print("{}: {} files, {} inputs ran\n", argv[1], seeds.size(), inputs);
     return 0;
