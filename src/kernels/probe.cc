@@ -1,6 +1,6 @@
 #include "kernels/probe.h"
 
-#include <time.h>
+#include <ctime>
 
 namespace fiddler {
 

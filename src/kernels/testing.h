@@ -25,15 +25,16 @@ namespace fiddler::testing {
 template <class T>
 class GuardedArray {
  public:
-  explicit GuardedArray(int64_t size) : size_(static_cast<size_t>(size)) {
-    const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
-    bytes_ = (size_ * sizeof(T) + page - 1) / page * page + 2 * page;
-    pages_ = static_cast<std::byte*>(
-        mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  explicit GuardedArray(int64_t size)
+      : size_(static_cast<size_t>(size)),
+        page_(static_cast<size_t>(sysconf(_SC_PAGESIZE))),
+        bytes_((size_ * sizeof(T) + page_ - 1) / page_ * page_ + 2 * page_),
+        pages_(static_cast<std::byte*>(
+            mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0))),
+        data_(reinterpret_cast<T*>(pages_ + bytes_ - page_) - size_) {
     CHECK(pages_ != MAP_FAILED, "no memory for a test");
-    CHECK(mprotect(pages_ + bytes_ - page, page, PROT_NONE) == 0);
-    std::memset(pages_, 0xff, bytes_ - page);
-    data_ = reinterpret_cast<T*>(pages_ + bytes_ - page) - size_;
+    CHECK(mprotect(pages_ + bytes_ - page_, page_, PROT_NONE) == 0);
+    std::memset(pages_, 0xff, bytes_ - page_);
   }
   GuardedArray(const GuardedArray&) = delete;
   GuardedArray& operator=(const GuardedArray&) = delete;
@@ -54,10 +55,11 @@ class GuardedArray {
   }
 
  private:
-  size_t size_ = 0;
-  size_t bytes_ = 0;
-  std::byte* pages_ = nullptr;
-  T* data_ = nullptr;
+  size_t size_;
+  size_t page_;
+  size_t bytes_;
+  std::byte* pages_;
+  T* data_;
 };
 
 // As GuardedArray leaves it: nobody wrote here.

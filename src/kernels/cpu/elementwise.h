@@ -116,10 +116,11 @@ double FmaProbe(int64_t rounds) {
   for (int i = 0; i < kChains; ++i) chains[i] = S::Set(static_cast<float>(i));
   for (int64_t round = 0; round < rounds; ++round) {
 #pragma GCC unroll 16
-    for (int i = 0; i < kChains; ++i) chains[i] = S::Fma(chains[i], factor, factor);
+    for (typename S::Reg& chain : chains) chain = S::Fma(chain, factor, factor);
   }
-  for (int i = 1; i < kChains; ++i) chains[0] = S::Add(chains[0], chains[i]);
-  volatile float used = S::Sum(chains[0]);
+  typename S::Reg sum = S::Zero();
+  for (const typename S::Reg chain : chains) sum = S::Add(sum, chain);
+  volatile float used = S::Sum(sum);
   static_cast<void>(used);
   return 2.0 * kChains * S::kWidth * static_cast<double>(rounds);
 }
