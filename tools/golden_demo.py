@@ -26,7 +26,6 @@ PROMPTS = (
     "The old witch looked at the little girl and said,",
     "Dorothy and the Scarecrow walked along the road",
     "Long ago, in a small house at the edge of a forest, there lived",
-    "\"Who are you?\" asked the fox.",
 )
 
 
