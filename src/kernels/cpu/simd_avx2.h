@@ -46,12 +46,11 @@ struct Simd {
   static Reg Div(Reg a, Reg b) { return _mm256_div_ps(a, b); }
   static Reg Fma(Reg a, Reg b, Reg c) { return _mm256_fmadd_ps(a, b, c); }  // a * b + c
   static Reg Max(Reg a, Reg b) { return _mm256_max_ps(a, b); }              // b where either is NaN
-  static Reg Min(Reg a, Reg b) { return _mm256_min_ps(a, b); }              // b where either is NaN
   static Reg Round(Reg a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
   static Reg IfNegative(Reg test, Reg then, Reg otherwise) {  // by the sign bit of test
     return _mm256_blendv_ps(otherwise, then, test);
   }
-  // In two halves, so that |exponent| up to 252 reaches subnormals and infinity. exponent: whole
+  // In two halves, so that |exponent| up to 252 reaches the subnormals. exponent: whole
   static Reg TimesPowerOfTwo(Reg a, Reg exponent) {
     const __m256i whole = _mm256_cvtps_epi32(exponent);
     const __m256i half = _mm256_srai_epi32(whole, 1);

@@ -42,7 +42,6 @@ struct Simd {
   static Reg Div(Reg a, Reg b) { return _mm512_div_ps(a, b); }
   static Reg Fma(Reg a, Reg b, Reg c) { return _mm512_fmadd_ps(a, b, c); }  // a * b + c
   static Reg Max(Reg a, Reg b) { return _mm512_max_ps(a, b); }              // b where either is NaN
-  static Reg Min(Reg a, Reg b) { return _mm512_min_ps(a, b); }              // b where either is NaN
   static Reg Round(Reg a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
   static Reg IfNegative(Reg test, Reg then, Reg otherwise) {  // by the sign bit of test
     return _mm512_mask_blend_ps(_mm512_movepi32_mask(_mm512_castps_si512(test)), otherwise, then);
