@@ -85,17 +85,6 @@ bool MappedFile::Contains(std::span<const std::byte> part) const {
   return part_begin >= begin && part_begin + part.size() <= begin + bytes_.size();
 }
 
-void MappedFile::AdviseSequential() const {
-  if (!bytes_.empty()) madvise(const_cast<std::byte*>(bytes_.data()), bytes_.size(), MADV_SEQUENTIAL);
-}
-
-void MappedFile::AdviseWillNeed(std::span<const std::byte> part) const {
-  if (part.empty()) return;
-  CHECK(Contains(part), "{}", path_.string());
-  const PageRange pages = PagesAround(part);
-  madvise(Address(pages.begin), pages.bytes, MADV_WILLNEED);
-}
-
 void MappedFile::AdviseDontNeed(std::span<const std::byte> part) const {
   if (part.empty()) return;
   CHECK(Contains(part), "{}", path_.string());
@@ -106,8 +95,9 @@ void MappedFile::AdviseDontNeed(std::span<const std::byte> part) const {
 
 void MappedFile::Prefetch(std::span<const std::byte> part) const {
   if (part.empty()) return;
-  AdviseWillNeed(part);  // all of it at once, where faults would read piece by piece
+  CHECK(Contains(part), "{}", path_.string());
   const PageRange pages = PagesAround(part);
+  madvise(Address(pages.begin), pages.bytes, MADV_WILLNEED);  // all of it at once, where faults read pieces
   if (madvise(Address(pages.begin), pages.bytes, MADV_POPULATE_READ) == 0) return;
   if (errno == EINVAL) return;  // Linux before 5.14: the hint above must do
   throw Error(

@@ -24,15 +24,12 @@ class MappedFile {
   std::span<const std::byte> bytes() const { return bytes_; }
   bool Contains(std::span<const std::byte> part) const;  // whether these bytes are inside the mapping
 
-  // Hints; they never fail and never change what is read. Every part must be inside the mapping.
-  void AdviseSequential() const;  // the whole file will be read front to back
-  void AdviseWillNeed(
-      std::span<const std::byte> part) const;  // start reading this part now, in the background
-  void AdviseDontNeed(
-      std::span<const std::byte> part) const;  // unmap whole pages of it; the page cache keeps them
+  // A hint: unmaps whole pages of this part, which must be inside the mapping; the page cache keeps them.
+  // Never fails and never changes what is read.
+  void AdviseDontNeed(std::span<const std::byte> part) const;
 
-  // Reads this part in now and returns when it is in memory. Throws Error where the disk fails, instead of
-  // SIGBUS.
+  // Reads this part, which must be inside the mapping, and returns when it is in memory. Throws Error where
+  // the disk fails, instead of SIGBUS.
   void Prefetch(std::span<const std::byte> part) const;
 
  private:

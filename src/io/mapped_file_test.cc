@@ -26,8 +26,6 @@ TEST(MappedFile, AnEmptyFileHasNoBytes) {
   const TempFolder folder;
   const MappedFile file = MappedFile::Open(folder.Write("empty", ""));
   EXPECT_EQ(file.size(), 0u);
-  file.AdviseSequential();
-  file.AdviseWillNeed(file.bytes());
   file.Prefetch(file.bytes());
 }
 
@@ -56,13 +54,11 @@ TEST(MappedFile, RefusesWhatIsNoRegularFile) {
             pipe.string() + ": expected a file, got a device or pipe");  // and does not hang
 }
 
-TEST(MappedFile, HintsAndPrefetchChangeNothing) {
+TEST(MappedFile, HintAndPrefetchChangeNothing) {
   const TempFolder folder;
   const std::string content(100'000, 'x');
   const MappedFile file = MappedFile::Open(folder.Write("f", content));
   const std::span<const std::byte> part = file.bytes().subspan(5'000, 70'001);
-  file.AdviseSequential();
-  file.AdviseWillNeed(part);
   file.Prefetch(part);
   file.AdviseDontNeed(part);
   EXPECT_EQ(Text(file.bytes()), content);
