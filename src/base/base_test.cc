@@ -67,15 +67,7 @@ TEST(UnitsTest, ParsesSizes) {
   EXPECT_EQ(FormatBytes(17), "17 B");
 }
 
-TEST(JsonTest, NamesTheSource) {
-  EXPECT_EQ(ParseJson("{\"a\": 1}", "x.json")["a"], 1);
-  EXPECT_EQ(MessageOf([] { ParseJson("{\"a\": ", "x.json"); }),
-            "x.json: expected JSON, got a syntax error at byte 7");
-  EXPECT_THROW(ParseJson(std::string(1000, '['), "deep.json"), Error);
-  EXPECT_EQ(MessageOf([] { ParseJson("{\"a\": 1e999}", "x.json"); }),
-            "x.json: expected JSON, got a number too large to represent");
-  EXPECT_THROW(ReadFile("/nonexistent/file", 100), Error);
-}
+TEST(FileTest, RefusesAMissingFile) { EXPECT_THROW(ReadFile("/nonexistent/file", 100), Error); }
 
 }  // namespace
 }  // namespace fiddler

@@ -13,7 +13,12 @@ namespace fiddler {
 // Reads a whole file. Throws Error if it cannot be read or is larger than max_bytes.
 std::string ReadFile(const std::filesystem::path& path, size_t max_bytes);
 
-// Parses text as JSON; `source` (a file name) is for the error. Nesting deeper than 64 is refused.
+// Parses all of `text` as one JSON value; `source` (a file name) is for the error. Strict, because two
+// readers of one file must not see two things: refuses a name that an object has twice, anything but white
+// space after the value, a NUL anywhere, and objects and arrays nested more than 64 deep. Never recurses.
 Json ParseJson(std::string_view text, std::string_view source);
+
+// A value as one short line of ASCII, for errors: control characters escaped, cut after 80 characters.
+std::string Printable(const Json& value);
 
 }  // namespace fiddler

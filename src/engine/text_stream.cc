@@ -7,7 +7,6 @@
 
 #include "base/error.h"
 #include "base/json.h"
-#include "io/strict_json.h"
 #include "text/unicode.h"
 
 namespace fiddler {

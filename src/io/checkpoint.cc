@@ -7,8 +7,8 @@
 
 #include "base/check.h"
 #include "base/error.h"
+#include "base/json.h"
 #include "io/parallel_blocks.h"
-#include "io/strict_json.h"
 
 namespace fiddler {
 namespace {
@@ -62,7 +62,7 @@ bool IsPlainFileName(const std::string& name) {
 }
 
 WeightMap ReadIndex(const fs::path& path) {
-  const Json index = ParseStrictJson(ReadFile(path, kMaxIndexBytes), path.string());
+  const Json index = ParseJson(ReadFile(path, kMaxIndexBytes), path.string());
   const auto field = index.is_object() ? index.find("weight_map") : index.end();
   if (field == index.end() || !field->is_object()) {
     throw Error("{}: expected a field weight_map that maps tensors to files, got none", path.string());

@@ -7,7 +7,7 @@
 #include <utility>
 
 #include "base/error.h"
-#include "io/strict_json.h"
+#include "base/json.h"
 
 namespace fiddler {
 namespace {
@@ -158,7 +158,7 @@ bool IsAligned(const TensorView& tensor) {
 
 SafetensorsHeader ParseSafetensorsHeader(std::span<const std::byte> file, std::string_view source) {
   const std::string_view text = HeaderText(file, source);
-  const Json json = ParseStrictJson(text, source);
+  const Json json = ParseJson(text, source);
   SafetensorsHeader header;
   header.data_begin = kLengthBytes + text.size();
   const size_t data_bytes = file.size() - header.data_begin;

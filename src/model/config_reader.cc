@@ -4,7 +4,7 @@
 #include <cctype>
 
 #include "base/error.h"
-#include "io/strict_json.h"
+#include "base/json.h"
 
 namespace fiddler {
 namespace {
