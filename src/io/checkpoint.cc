@@ -84,9 +84,10 @@ std::vector<SafetensorsFile> OpenShards(const fs::path& index_path, const Weight
   std::vector<SafetensorsFile> shards;
   for (const std::string& name : names) {
     const fs::path path = index_path.parent_path() / name;
-    if (!fs::exists(path)) {
-      throw Error("{}: expected every file it names to exist, got no {}", index_path.string(),
-                  Printable(name));
+    std::error_code status;
+    if (!fs::exists(path, status)) {
+      throw Error("{}: field weight_map: expected files that exist, got {}: {}", index_path.string(),
+                  Printable(name), status ? status.message() : "no such file");
     }
     shards.push_back(SafetensorsFile::Open(path));
   }

@@ -170,7 +170,10 @@ TEST(Checkpoint, RefusesFilesOutsideTheDirectory) {
 TEST(Checkpoint, RefusesAnIndexThatIsNotTrue) {
   const std::string where = "DIR/model.safetensors.index.json: ";
   EXPECT_EQ(IndexError(R"({"weight_map":{"a":"1.safetensors","c":"3.safetensors"}})"),
-            where + R"(expected every file it names to exist, got no "3.safetensors")");
+            where + R"(field weight_map: expected files that exist, got "3.safetensors": no such file)");
+  EXPECT_EQ(IndexError(fmt::format(R"({{"weight_map":{{"a":"{}"}}}})", std::string(300, 'x'))),
+            fmt::format("{}field weight_map: expected files that exist, got \"{}...: File name too long",
+                        where, std::string(79, 'x')));
   EXPECT_EQ(IndexError(R"({"weight_map":{"a":"2.safetensors"}})"),
             where + R"(tensor "a": expected in file "2.safetensors", got a file without it)");
 }
