@@ -2,7 +2,7 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
+#include <utility>
 
 #include "text/unicode.h"
 
@@ -19,9 +19,11 @@ bool TouchesWord(std::string_view text, Span match) {
          (!after.empty() && IsWord(DecodeAt(after, 0).code));
 }
 
-size_t BeginOfWhitespaceBefore(std::string_view text, size_t position) {
-  while (position > 0) {
-    const Utf8Char c = DecodeLast(text.substr(0, position));
+// At least `limit`, and `limit` where the position is before it.
+size_t BeginOfWhitespaceBefore(std::string_view text, size_t position, size_t limit) {
+  if (position < limit) return limit;
+  while (position > limit) {
+    const Utf8Char c = DecodeLast(text.substr(limit, position - limit));
     if (!IsWhitespace(c.code)) break;
     position -= c.bytes;
   }
@@ -141,13 +143,17 @@ std::vector<AddedTokens::Segment> AddedTokens::SplitWith(const StringFinder& fin
   std::vector<Segment> segments;
   size_t covered = 0;
   size_t searched = 0;
+  size_t whitespace_end = 0;  // of the white space after the last token that asked: found once, not per token
   while (const auto match = finder.FindFirst(text, searched)) {
     const AddedToken& token = tokens_[match->value];
     Span span = match->span;
     searched = span.end;  // even if white space after it is taken along: a token made of it is still found
     if (token.single_word && TouchesWord(text, span)) continue;
-    if (token.lstrip) span.begin = std::max(BeginOfWhitespaceBefore(text, span.begin), covered);
-    if (token.rstrip) span.end = EndOfWhitespaceAfter(text, span.end);
+    if (token.lstrip) span.begin = BeginOfWhitespaceBefore(text, span.begin, covered);
+    if (token.rstrip) {
+      if (whitespace_end < span.end) whitespace_end = EndOfWhitespaceAfter(text, span.end);
+      span.end = whitespace_end;
+    }
     if (covered < span.begin) segments.push_back({{covered, span.begin}, std::nullopt});
     segments.push_back({span, token.id});
     covered = span.end;

@@ -1,8 +1,13 @@
 #include "text/added_tokens.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <cctype>
+#include <chrono>
+
 #include "base/error.h"
+#include "base/rng.h"
 
 namespace fiddler::text {
 namespace {
@@ -61,6 +66,61 @@ TEST(AddedTokens, StripTakesWhiteSpaceAlong) {
   EXPECT_EQ(Raw(Make({Token(2, "<m>", {{"rstrip", true}})}), "x <m> \t y"), "x |#2 <m> \t |y");
   const AddedTokens both = Make({Token(2, "<m>", {{"lstrip", true}, {"rstrip", true}})});
   EXPECT_EQ(Raw(both, "<m>  <m>"), "#2 <m>  |#2 <m>") << "white space that is taken stays taken";
+}
+
+TEST(AddedTokens, WhiteSpaceThatIsATokenItselfTakesLinearTime) {
+  const std::string spaces(200'000, ' ');  // looking at all of it for every token took more than a minute
+  for (const char* option : {"lstrip", "rstrip"}) {
+    const AddedTokens tokens = Make({Token(2, " ", {{option, true}})});
+    const auto start = std::chrono::steady_clock::now();
+    const std::vector<AddedTokens::Segment> segments = tokens.SplitRaw(spaces);
+    EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(10)) << option;
+    EXPECT_EQ(segments.size(), spaces.size()) << option;
+    EXPECT_EQ(segments.front().span.end, option == std::string("rstrip") ? spaces.size() : 1u);
+  }
+}
+
+// The rules as Hugging Face has them: the white space around every match is looked for anew.
+TEST(AddedTokens, StripsLikeTheDefinition) {
+  constexpr std::string_view kContents[] = {" ", "\t", "x", "x ", " y"};
+  Rng rng(7);
+  for (int round = 0; round < 3000; ++round) {
+    std::vector<Json> entries;
+    for (const std::string_view content : kContents) {
+      entries.push_back(Token(static_cast<int>(2 + entries.size()), std::string(content).c_str(),
+                              {{"lstrip", rng.NextBits() % 2 == 1}, {"rstrip", rng.NextBits() % 2 == 1}}));
+    }
+    std::string text;
+    while (text.size() < 12) text += " \txyz"[rng.NextBits() % 5];
+    const AddedTokens tokens = Make(entries);
+    StringFinder finder;
+    for (size_t i = 0; i < std::size(kContents); ++i) finder.Add(kContents[i], i);
+
+    std::string expected;
+    size_t covered = 0;
+    size_t searched = 0;
+    const auto show = [&](size_t begin, size_t end, int id) {
+      expected += fmt::format("{}..{} #{}|", begin, end, id);
+    };
+    while (const auto match = finder.FindFirst(text, searched)) {
+      auto [begin, end] = match->span;
+      searched = end;
+      const AddedToken& token = tokens.tokens()[match->value];
+      while (token.lstrip && begin > 0 && std::isspace(text[begin - 1])) --begin;
+      if (token.lstrip) begin = std::max(begin, covered);
+      while (token.rstrip && end < text.size() && std::isspace(text[end])) ++end;
+      if (covered < begin) show(covered, begin, -1);
+      show(begin, end, token.id);
+      covered = end;
+    }
+    if (covered != text.size()) show(covered, text.size(), -1);
+
+    std::string got;
+    for (const auto& [span, id] : tokens.SplitRaw(text)) {
+      got += fmt::format("{}..{} #{}|", span.begin, span.end, id.value_or(-1));
+    }
+    ASSERT_EQ(got, expected) << "'" << text << "' " << Json(entries);
+  }
 }
 
 TEST(AddedTokens, NormalizedOnesAreFoundInNormalizedText) {
