@@ -1,7 +1,6 @@
 #include "text/normalizer.h"
 
-#include <fmt/format.h>
-
+#include "base/error.h"
 #include "text/normal_form.h"
 #include "text/regex.h"
 #include "text/unicode.h"
@@ -11,8 +10,8 @@ namespace {
 
 class NormalFormStep final : public NormalizerStep {
  public:
-  explicit NormalFormStep(NormalForm form) : form_(form) {}
-  void Apply(TextPart& part) const override { part.text = Normalize(part.text, form_); }
+  NormalFormStep(const JsonField& field, NormalForm form) : NormalizerStep(field), form_(form) {}
+  void Rewrite(TextPart& part) const override { part.text = Normalize(part.text, form_); }
 
  private:
   NormalForm form_;
@@ -20,14 +19,18 @@ class NormalFormStep final : public NormalizerStep {
 
 class LowercaseStep final : public NormalizerStep {
  public:
-  void Apply(TextPart& part) const override { part.text = Lowercase(part.text); }
+  using NormalizerStep::NormalizerStep;
+  void Rewrite(TextPart& part) const override { part.text = Lowercase(part.text); }
 };
 
 class StripStep final : public NormalizerStep {
  public:
-  StripStep(bool left, bool right) : left_(left), right_(right) {}
+  explicit StripStep(const JsonField& field)
+      : NormalizerStep(field), left_(field.At("strip_left").Bool()), right_(field.At("strip_right").Bool()) {
+    field.RefuseOthersThan({"type", "strip_left", "strip_right"});
+  }
 
-  void Apply(TextPart& part) const override {
+  void Rewrite(TextPart& part) const override {
     std::string_view kept = part.text;
     while (right_ && !kept.empty() && IsWhitespace(DecodeLast(kept).code)) {
       kept.remove_suffix(DecodeLast(kept).bytes);
@@ -46,9 +49,12 @@ class StripStep final : public NormalizerStep {
 
 class PrependStep final : public NormalizerStep {
  public:
-  explicit PrependStep(std::string prefix) : prefix_(std::move(prefix)) {}
+  explicit PrependStep(const JsonField& field)
+      : NormalizerStep(field), prefix_(field.At("prepend").String()) {
+    field.RefuseOthersThan({"type", "prepend"});
+  }
 
-  void Apply(TextPart& part) const override {
+  void Rewrite(TextPart& part) const override {
     if (!part.text.empty()) part.text.insert(0, prefix_);
   }
 
@@ -58,12 +64,17 @@ class PrependStep final : public NormalizerStep {
 
 class ReplaceStep final : public NormalizerStep {
  public:
-  ReplaceStep(Pattern pattern, std::string content)
-      : pattern_(std::move(pattern)), content_(std::move(content)) {}
+  explicit ReplaceStep(const JsonField& field)
+      : NormalizerStep(field), pattern_(field.At("pattern")), content_(field.At("content").String()) {
+    field.RefuseOthersThan({"type", "pattern", "content"});
+  }
 
-  void Apply(TextPart& part) const override {
+  void Rewrite(TextPart& part) const override {
     const std::vector<Span> matches = pattern_.FindAll(part.text);
     if (matches.empty()) return;
+    size_t bytes = part.text.size() + matches.size() * content_.size();
+    for (const Span& match : matches) bytes -= match.end - match.begin;
+    CheckSize(bytes);
     part.starts_input = part.starts_input && KeepsFirstCharacter(part.text, matches.front());
     part.text = ReplaceAll(part.text, matches, content_);
   }
@@ -93,27 +104,32 @@ void AppendSteps(const JsonField& field, Steps& steps) {
                             : type == "NFD"  ? NormalForm::kNfd
                             : type == "NFKC" ? NormalForm::kNfkc
                                              : NormalForm::kNfkd;
-    steps.push_back(std::make_unique<NormalFormStep>(form));
+    steps.push_back(std::make_unique<NormalFormStep>(field, form));
   } else if (type == "Lowercase") {
     takes_no_options();
-    steps.push_back(std::make_unique<LowercaseStep>());
+    steps.push_back(std::make_unique<LowercaseStep>(field));
   } else if (type == "Strip") {
-    field.RefuseOthersThan({"type", "strip_left", "strip_right"});
-    steps.push_back(
-        std::make_unique<StripStep>(field.At("strip_left").Bool(), field.At("strip_right").Bool()));
+    steps.push_back(std::make_unique<StripStep>(field));
   } else if (type == "Prepend") {
-    field.RefuseOthersThan({"type", "prepend"});
-    steps.push_back(std::make_unique<PrependStep>(field.At("prepend").String()));
+    steps.push_back(std::make_unique<PrependStep>(field));
   } else if (type == "Replace") {
-    field.RefuseOthersThan({"type", "pattern", "content"});
-    steps.push_back(
-        std::make_unique<ReplaceStep>(Pattern(field.At("pattern")), field.At("content").String()));
+    steps.push_back(std::make_unique<ReplaceStep>(field));
   } else {
     field.At("type").Fail("Sequence, NFC, NFD, NFKC, NFKD, Lowercase, Strip, Prepend or Replace");
   }
 }
 
 }  // namespace
+
+void NormalizerStep::Apply(TextPart& part) const {
+  Rewrite(part);
+  CheckSize(part.text.size());
+}
+
+void NormalizerStep::CheckSize(size_t bytes) const {
+  if (bytes <= kMaxTextBytes) return;
+  throw Error("{}: expected at most {} bytes of text to come out, got {}", where_, kMaxTextBytes, bytes);
+}
 
 Normalizer::Normalizer(const std::optional<JsonField>& field) {
   if (field) AppendSteps(*field, steps_);

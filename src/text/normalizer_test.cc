@@ -44,6 +44,28 @@ TEST(Normalizer, KnowsWhetherTheFirstCharacterOfTheInputIsStillThere) {
   EXPECT_FALSE(Apply(replace("a", ""), "ab").starts_input);
 }
 
+TEST(Normalizer, RefusesToMakeTooMuchOfAText) {
+  const auto replace = [](const char* pattern, std::string content) {
+    return Json{{"type", "Replace"}, {"pattern", {{"String", pattern}}}, {"content", std::move(content)}};
+  };
+  // One byte, then 1025, then 1025 * 2^20: refused before that memory is asked for.
+  const Json config = {{"type", "Sequence"},
+                       {"normalizers",
+                        {replace("a", std::string(1025, 'b')),
+                         {{"type", "NFC"}},
+                         replace("b", std::string(size_t{1} << 20, 'b'))}}};
+  EXPECT_EQ(Apply(config, "c").text, "c");
+  try {
+    Apply(config, "a");
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_STREQ(
+        error.what(),
+        "test: normalizer.normalizers[2]: expected at most 1073741824 bytes of text to come out, got "
+        "1074790400");
+  }
+}
+
 TEST(Normalizer, RefusesWhatItDoesNotKnow) {
   for (const char* config :
        {R"({"type": "Precompiled", "precompiled_charsmap": ""})", R"({"type": "NFC", "lowercase": true})",

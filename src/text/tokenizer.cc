@@ -7,10 +7,10 @@ namespace fiddler {
 namespace {
 
 using text::JsonField;
+using text::kMaxTextBytes;
 using text::TextPart;
 
 constexpr size_t kMaxFileBytes = size_t{256} << 20;  // the largest published ones have 35 MB
-constexpr size_t kMaxTextBytes = size_t{1} << 30;    // positions in a word are 32 bits
 
 const JsonField& Checked(const JsonField& root) {
   root.RefuseOthersThan({"version", "truncation", "padding", "added_tokens", "normalizer", "pre_tokenizer",
