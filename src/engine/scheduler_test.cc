@@ -53,14 +53,15 @@ class Simulation {
     EXPECT_TRUE(alive_.empty() || !work.empty()) << "nothing moves";
   }
 
-  void ExpectIdle() {
+  // Everybody who is left finishes, and everything is given back.
+  void RunToTheEnd() {
+    for (int step = 0; step < 10'000 && !scheduler_.idle(); ++step) Step();
     EXPECT_TRUE(scheduler_.idle());
     EXPECT_TRUE(alive_.empty());
     EXPECT_EQ(pool_.num_free(), pool_.capacity());
   }
 
   size_t Below(size_t limit) { return static_cast<size_t>(rng_.NextBits() % limit); }
-  bool idle() const { return scheduler_.idle(); }
   size_t num_alive() const { return alive_.size(); }
   size_t most_running() const { return most_running_; }
 
@@ -161,8 +162,7 @@ TEST(SchedulerTest, RandomArrivalsAndCancellations) {
       if (simulation.Below(10) == 0) simulation.CancelAny();
       simulation.Step();
     }
-    for (int step = 0; step < 5000 && !simulation.idle(); ++step) simulation.Step();
-    simulation.ExpectIdle();
+    simulation.RunToTheEnd();
     most_running = std::max(most_running, simulation.most_running());
   }
   EXPECT_GE(most_running, 5);  // the limits were reached
@@ -173,8 +173,7 @@ TEST(SchedulerTest, AFullPoolMakesTheNextWaitAndThoseBehindIt) {
   simulation.Arrive(3 * KvCache::kBlockTokens, 2);  // takes all four blocks
   simulation.Arrive(40, 1);                         // two blocks
   simulation.Arrive(1, 1);                          // would fit sooner, but came later
-  while (!simulation.idle()) simulation.Step();     // CheckAdmission holds in every step
-  simulation.ExpectIdle();
+  simulation.RunToTheEnd();                         // CheckAdmission holds in every step
 }
 
 TEST(SchedulerTest, CancellingTheOneInTheWayLetsTheNextRun) {
@@ -184,8 +183,7 @@ TEST(SchedulerTest, CancellingTheOneInTheWayLetsTheNextRun) {
   simulation.Step();
   EXPECT_EQ(simulation.most_running(), 1);
   simulation.Cancel(0);
-  while (!simulation.idle()) simulation.Step();
-  simulation.ExpectIdle();
+  simulation.RunToTheEnd();
 }
 
 TEST(SchedulerTest, AnIdleSchedulerHasNoWork) {
