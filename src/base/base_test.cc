@@ -1,11 +1,13 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <filesystem>
+#include <fstream>
 #include <limits>
 
 #include "base/dtype.h"
 #include "base/error.h"
-#include "base/json.h"
+#include "base/file.h"
 #include "base/units.h"
 
 namespace fiddler {
@@ -67,7 +69,20 @@ TEST(UnitsTest, ParsesSizes) {
   EXPECT_EQ(FormatBytes(17), "17 B");
 }
 
-TEST(FileTest, RefusesAMissingFile) { EXPECT_THROW(ReadFile("/nonexistent/file", 100), Error); }
+TEST(FileTest, ReadsFilesPipesAndDevicesUpToTheLimit) {
+  const std::filesystem::path path = std::filesystem::path(testing::TempDir()) / "read_file_test";
+  const std::string text(200'000, 'x');
+  std::ofstream(path) << text;
+  EXPECT_EQ(ReadFile(path, text.size()), text);
+  EXPECT_EQ(MessageOf([&] { ReadFile(path, text.size() - 1); }),
+            path.string() + ": expected at most 199999 bytes, got more");
+  std::filesystem::remove(path);
+  EXPECT_EQ(ReadFile("/dev/null", 100), "");
+  EXPECT_EQ(MessageOf([] { ReadFile("/dev/zero", 100); }), "/dev/zero: expected at most 100 bytes, got more");
+  EXPECT_EQ(MessageOf([] { ReadFile("/nonexistent/file", 100); }),
+            "/nonexistent/file: expected a file, got: No such file or directory");
+  EXPECT_EQ(MessageOf([] { ReadFile("/tmp", 100); }), "/tmp: expected a file, got: Is a directory");
+}
 
 }  // namespace
 }  // namespace fiddler

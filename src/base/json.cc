@@ -1,8 +1,5 @@
 #include "base/json.h"
 
-#include <cerrno>
-#include <cstring>
-#include <fstream>
 #include <utility>
 #include <vector>
 
@@ -84,26 +81,6 @@ class JsonBuilder final : public nlohmann::json_sax<Json> {
 };
 
 }  // namespace
-
-std::string ReadFile(const std::filesystem::path& path, size_t max_bytes) {
-  std::error_code status;
-  const bool is_file = std::filesystem::is_regular_file(path, status);
-  if (status || !is_file) {
-    throw Error("{}: expected a file, got {}", path.string(), status ? status.message() : "something else");
-  }
-  const uintmax_t bytes = std::filesystem::file_size(path, status);
-  if (status) throw Error("{}: cannot read its size: {}", path.string(), status.message());
-  if (bytes > max_bytes)
-    throw Error("{}: expected at most {} bytes, got {}", path.string(), max_bytes, bytes);
-  std::string text(bytes, '\0');
-  std::ifstream file(path, std::ios::binary);
-  if (!file) throw Error("{}: cannot open: {}", path.string(), std::strerror(errno));
-  file.read(text.data(), static_cast<std::streamsize>(bytes));
-  if (file.gcount() != static_cast<std::streamsize>(bytes)) {
-    throw Error("{}: expected {} bytes, got {}", path.string(), bytes, file.gcount());
-  }
-  return text;
-}
 
 Json ParseJson(std::string_view text, std::string_view source) {
   if (const size_t nul = text.find('\0'); nul != std::string_view::npos) {  // the parser takes it for the end

@@ -1,7 +1,6 @@
 // Reading JSON that came from outside: every error names the file and the field, what was expected and found.
 #pragma once
 
-#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
@@ -9,9 +8,6 @@
 #include "base/json_fwd.h"
 
 namespace fiddler {
-
-// Reads a whole file. Throws Error if it cannot be read or is larger than max_bytes.
-std::string ReadFile(const std::filesystem::path& path, size_t max_bytes);
 
 // Parses all of `text` as one JSON value; `source` (a file name) is for the error. Strict, because two
 // readers of one file must not see two things: refuses a name that an object has twice, anything but white

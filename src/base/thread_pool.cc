@@ -4,9 +4,11 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <system_error>
 #include <utility>
 
 #include "base/check.h"
+#include "base/error.h"
 
 namespace fiddler {
 namespace {
@@ -48,14 +50,21 @@ ThreadPool::ThreadPool(int num_threads, const Topology& topology) {
   threads_.reserve(static_cast<size_t>(num_threads - 1));
   for (int worker = 1; worker < num_threads; ++worker) {
     const int cpu = pin ? topology.cores[static_cast<size_t>(worker)].cpu : -1;
-    threads_.emplace_back([this, worker, cpu] {
-      if (cpu >= 0) PinThisThread(cpu);
-      WorkerLoop(worker);
-    });
+    try {
+      threads_.emplace_back([this, worker, cpu] {
+        if (cpu >= 0) PinThisThread(cpu);
+        WorkerLoop(worker);
+      });
+    } catch (const std::system_error& error) {
+      Stop();  // the threads that started would wait forever
+      throw Error("threads: expected to start {}, got {}: {}", num_threads, worker, error.what());
+    }
   }
 }
 
-ThreadPool::~ThreadPool() {
+ThreadPool::~ThreadPool() { Stop(); }
+
+void ThreadPool::Stop() {
   stop_ = true;
   generation_.fetch_add(1, std::memory_order_release);
   generation_.notify_all();

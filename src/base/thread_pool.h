@@ -20,7 +20,7 @@ namespace fiddler {
 class ThreadPool {
  public:
   // `num_threads` counts the caller. Workers are pinned to the topology's cores when there is one core for
-  // each; the calling thread keeps its own affinity.
+  // each; the calling thread keeps its own affinity. Throws Error if the system refuses a thread.
   ThreadPool(int num_threads, const Topology& topology);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
@@ -56,6 +56,7 @@ class ThreadPool {
   using Function = void (*)(void* context, int worker);
 
   void RunErased(Function function, void* context);
+  void Stop();
   void WorkerLoop(int worker);
   void Work(int worker) noexcept;  // runs the current job, keeps its exception
 

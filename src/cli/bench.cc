@@ -25,37 +25,34 @@ struct BenchOptions {
   bool json = false;
 };
 
-// Weights a pass reads. Dense ones are read once a step whatever the batch; of the experts, those the router
-// chose.
+// Weights a step reads: dense ones once, whatever the batch; of the experts, those the router chose.
 class WeightTraffic {
  public:
   explicit WeightTraffic(const Model& model)
-      : spec_(model.spec()), touched_(static_cast<size_t>(spec_.moe.num_experts)) {
-    const auto element_bytes = static_cast<double>(DTypeBytes(model.weights.head.dtype));
-    const ParameterCount count = CountParameters(spec_);
-    expert_bytes_ = 3.0 * static_cast<double>(spec_.hidden * spec_.moe.intermediate) * element_bytes;
-    int64_t dense = count.total - count.experts;
-    if (!spec_.tied_embeddings) dense -= spec_.vocab_size * spec_.hidden;  // a row of embeddings is nothing
-    dense_bytes_ = static_cast<double>(dense) * element_bytes;
-  }
+      : weights_(model.weights),
+        dense_bytes_(DenseBytes(model.weights)),
+        touched_(static_cast<size_t>(model.spec().moe.num_experts)) {}
 
   void CountStep() { bytes_ += dense_bytes_; }
 
   void CountExperts(const Routing& routing) {
+    const std::vector<FfnWeights>& experts = weights_.layers[static_cast<size_t>(routing.layer)].experts;
     std::fill(touched_.begin(), touched_.end(), false);
-    for (int32_t expert : routing.experts) touched_[static_cast<size_t>(expert)] = true;
-    bytes_ += expert_bytes_ * static_cast<double>(std::count(touched_.begin(), touched_.end(), true));
+    for (int32_t expert : routing.experts) {
+      const auto index = static_cast<size_t>(expert);
+      if (!touched_[index]) bytes_ += Bytes(experts[index]);
+      touched_[index] = true;
+    }
   }
 
   void Reset() { bytes_ = 0; }
-  double bytes() const { return bytes_; }
+  double bytes() const { return static_cast<double>(bytes_); }
 
  private:
-  const ModelSpec& spec_;
+  const ModelWeights& weights_;
+  const uint64_t dense_bytes_;
   std::vector<bool> touched_;  // [num_experts], scratch
-  double expert_bytes_ = 0;
-  double dense_bytes_ = 0;
-  double bytes_ = 0;
+  uint64_t bytes_ = 0;
 };
 
 // Multiplications and additions of reading prompts: every weight a token passes, the output head for the last
@@ -69,54 +66,79 @@ double PrefillFlops(const ModelSpec& spec, int64_t prompts, int64_t tokens) {
   return 2 * static_cast<double>(prompts) * (n * per_token + head + attention);
 }
 
-struct Timing {
-  double prefill_seconds = 0;
-  double decode_seconds = 0;
-  double decode_bytes = 0;
-};
-
 class Benchmark {
  public:
   Benchmark(const BenchOptions& options, Session& session)
       : options_(options),
-        vocab_size_(session.model().spec().vocab_size),
+        vocab_size_(session.spec().vocab_size),
         engine_(session.model(), session.kernels(), session.pool(),
-                {.max_positions = options.prompt_tokens + options.generated_tokens + 1,
-                 .max_sequences = options.batch}),
+                {.max_positions = Positions(options), .max_sequences = options.batch}),
         traffic_(session.model()) {
     engine_.ObserveRouting([this](const Routing& routing) { traffic_.CountExperts(routing); });
   }
 
-  // Reads random prompts, then generates for all of them at once. Other tokens in every round: other experts.
-  Timing Round(uint64_t seed) {
-    Rng rng(seed);
-    for (int64_t b = 0; b < options_.batch; ++b) engine_.Add(RandomRequest(rng));
-    Timing timing;
-    const auto start = Clock::now();
-    int64_t first_tokens = 0;
-    while (first_tokens < options_.batch) first_tokens += static_cast<int64_t>(engine_.Step().size());
-    const auto prefilled = Clock::now();
-    traffic_.Reset();
-    while (!engine_.idle()) {
-      engine_.Step();
-      traffic_.CountStep();
+  // Positions a sequence needs: prompt, output, and what the first sequences generate while the last prompts
+  // are read.
+  static int64_t Positions(const BenchOptions& options) {
+    return options.prompt_tokens + options.generated_tokens + MaxPrefillSteps(options) + 1;
+  }
+
+  // Seconds to read the prompts of a batch and choose the first token of each.
+  double Prefill(uint64_t seed) {
+    AddRandomRequests(seed, /*max_tokens=*/1);
+    return SecondsOf([&] {
+      while (!engine_.idle()) engine_.Step();
+    });
+  }
+
+  struct DecodeTiming {
+    double seconds;
+    double bytes;  // of weights read
+  };
+
+  // Steps in which every sequence of a batch gets a token.
+  DecodeTiming Decode(uint64_t seed) {
+    const std::vector<SequenceId> ids =
+        AddRandomRequests(seed, options_.generated_tokens + MaxPrefillSteps(options_) + 1);
+    while (engine_.Step().size() < ids.size()) {
     }
-    timing.prefill_seconds = std::chrono::duration<double>(prefilled - start).count();
-    timing.decode_seconds = std::chrono::duration<double>(Clock::now() - prefilled).count();
-    timing.decode_bytes = traffic_.bytes();
-    return timing;
+    traffic_.Reset();
+    const double seconds = SecondsOf([&] {
+      for (int64_t step = 0; step < options_.generated_tokens; ++step) {
+        engine_.Step();
+        traffic_.CountStep();
+      }
+    });
+    for (SequenceId id : ids) engine_.Cancel(id);
+    return {seconds, traffic_.bytes()};
   }
 
  private:
-  using Clock = std::chrono::steady_clock;
+  // Every step reads at least one token of a prompt that is not yet read.
+  static int64_t MaxPrefillSteps(const BenchOptions& options) {
+    const int64_t batch_tokens =
+        std::max(EngineOptions().max_batch_tokens, options.batch + 1) - options.batch;
+    return options.batch * options.prompt_tokens / batch_tokens + options.batch + 1;
+  }
 
-  Request RandomRequest(Rng& rng) const {
-    Request request;
-    for (int64_t t = 0; t < options_.prompt_tokens; ++t) {
-      request.prompt.push_back(static_cast<int32_t>(rng.NextBits() % static_cast<uint64_t>(vocab_size_)));
+  static double SecondsOf(auto&& work) {
+    const auto start = std::chrono::steady_clock::now();
+    work();
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  }
+
+  // Other tokens for every seed: other experts.
+  std::vector<SequenceId> AddRandomRequests(uint64_t seed, int64_t max_tokens) {
+    Rng rng(seed);
+    std::vector<SequenceId> ids;
+    for (int64_t b = 0; b < options_.batch; ++b) {
+      Request request = {.prompt = {}, .max_tokens = max_tokens, .sampling = {}, .stop_tokens = {}};
+      for (int64_t t = 0; t < options_.prompt_tokens; ++t) {
+        request.prompt.push_back(static_cast<int32_t>(rng.NextBits() % static_cast<uint64_t>(vocab_size_)));
+      }
+      ids.push_back(engine_.Add(std::move(request)));
     }
-    request.max_tokens = options_.generated_tokens + 1;  // the first belongs to the prefill
-    return request;
+    return ids;
   }
 
   const BenchOptions& options_;
@@ -136,9 +158,9 @@ struct Samples {
   std::vector<double> decode_percent;
 };
 
-void PrintText(const Json& result) {
+void PrintText(const OrderedJson& result) {
   const auto line = [&](const char* phase, const char* rate, const char* unit, const char* limit_name) {
-    const Json& figures = result[phase];
+    const OrderedJson& figures = result[phase];
     WriteOutput(
         fmt::format("{:<8} {:>5} tokens x {:<3} {:>9.1f} tokens/s {:>8.1f} {:<8} {:>5.1f}% of {:.1f}\n",
                     phase, figures["tokens"].get<int64_t>(), result["batch"].get<int64_t>(),
@@ -155,43 +177,49 @@ double Median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
-void Bench(const BenchOptions& options) {
-  Session session(options.model);
-  const ModelSpec& spec = session.model().spec();
-  if (options.prompt_tokens + options.generated_tokens + 1 > spec.max_positions) {
-    throw Error(
-        "--prompt and --gen: expected less than {} tokens together (max_position_embeddings), got {} + {}",
-        spec.max_positions, options.prompt_tokens, options.generated_tokens);
-  }
-  Note("{}", session.Description());
+Samples Measure(const BenchOptions& options, Session& session, double flops_per_token) {
   Benchmark benchmark(options, session);
-  benchmark.Round(0);  // touches every buffer once; not counted
-
   LimitProbe probe(session.kernels(), session.pool());
+  const auto prompt_tokens = static_cast<double>(options.batch * options.prompt_tokens);
+  const auto generated_tokens = static_cast<double>(options.batch * options.generated_tokens);
+  benchmark.Prefill(0);  // touches every buffer once; not counted
   Samples samples;
-  const double flops_per_token = PrefillFlops(spec, options.batch, options.prompt_tokens) /
-                                 static_cast<double>(options.batch * options.prompt_tokens);
-  for (int64_t r = 1; r <= options.repetitions; ++r) {
+  for (int64_t round = 1; round <= options.repetitions; ++round) {
     // The limits are measured between the rounds: the machine may not be the same a minute later.
-    const double read_gbps = probe.ReadGigabytesPerSecond();
     const double f32_gflops = probe.Float32Gigaflops();
-    const Timing timing = benchmark.Round(static_cast<uint64_t>(r));
-    const double prefill_rate =
-        static_cast<double>(options.batch * options.prompt_tokens) / timing.prefill_seconds;
-    const double decode_gbps = timing.decode_bytes / timing.decode_seconds / 1e9;
-    samples.read_gbps.push_back(read_gbps);
+    const double prefill_rate = prompt_tokens / benchmark.Prefill(static_cast<uint64_t>(round));
     samples.f32_gflops.push_back(f32_gflops);
     samples.prefill_rate.push_back(prefill_rate);
     samples.prefill_percent.push_back(100 * prefill_rate * flops_per_token / 1e9 / f32_gflops);
-    samples.decode_rate.push_back(static_cast<double>(options.batch * options.generated_tokens) /
-                                  timing.decode_seconds);
+
+    const double read_gbps = probe.ReadGigabytesPerSecond();
+    const Benchmark::DecodeTiming decode = benchmark.Decode(static_cast<uint64_t>(round));
+    const double decode_gbps = decode.bytes / decode.seconds / 1e9;
+    samples.read_gbps.push_back(read_gbps);
+    samples.decode_rate.push_back(generated_tokens / decode.seconds);
     samples.decode_gbps.push_back(decode_gbps);
     samples.decode_percent.push_back(100 * decode_gbps / read_gbps);
   }
+  return samples;
+}
+
+void Bench(const BenchOptions& options) {
+  Session session(options.model);
+  const ModelSpec& spec = session.spec();
+  if (Benchmark::Positions(options) > spec.max_positions) {
+    throw Error(
+        "--prompt, --gen and --batch: expected at most {} positions a sequence (max_position_embeddings), "
+        "got {}",
+        spec.max_positions, Benchmark::Positions(options));
+  }
+  session.Load();
+  const double flops_per_token = PrefillFlops(spec, options.batch, options.prompt_tokens) /
+                                 static_cast<double>(options.batch * options.prompt_tokens);
+  const Samples samples = Measure(options, session, flops_per_token);
 
   const double prefill_rate = Median(samples.prefill_rate);
-  const Json result = {
-      {"model", session.model().config.name},
+  const OrderedJson result = {
+      {"model", session.config().name},
       {"isa", session.kernels().isa},
       {"threads", session.pool().num_threads()},
       {"batch", options.batch},

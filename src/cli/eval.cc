@@ -1,14 +1,13 @@
 // fiddler eval: perplexity of a model on a text. The text is tokenized once, cut into consecutive windows of
 // --context tokens, each run by itself from position 0; all of a window but its first token is scored.
 #include <algorithm>
-#include <charconv>
 #include <chrono>
 #include <cmath>
 #include <memory>
 #include <numeric>
-#include <sstream>
 
 #include "base/error.h"
+#include "base/file.h"
 #include "cli/commands.h"
 #include "cli/output.h"
 #include "cli/session.h"
@@ -30,37 +29,25 @@ struct EvalOptions {
   bool json = false;
 };
 
-std::vector<int32_t> ReadIds(const std::string& path, int64_t vocab_size) {
-  std::istringstream words(ReadFile(path, kMaxTextBytes));
-  std::vector<int32_t> ids;
-  for (std::string word; words >> word;) {
-    int32_t id = -1;
-    const auto [end, status] = std::from_chars(word.data(), word.data() + word.size(), id);
-    if (status != std::errc() || end != word.data() + word.size() || id < 0 || id >= vocab_size) {
-      throw Error("{}: token {}: expected an id from 0 to {}, got '{}'", path, ids.size(), vocab_size - 1,
-                  word);
-    }
-    ids.push_back(id);
-  }
-  return ids;
-}
-
 std::vector<int32_t> ReadTokens(const EvalOptions& options, const Session& session) {
-  const ModelSpec& spec = session.model().spec();
-  if (!options.ids_file.empty()) return ReadIds(options.ids_file, spec.vocab_size);
+  const int64_t vocab_size = session.spec().vocab_size;
+  if (!options.ids_file.empty()) {
+    return ParseTokenIds(ReadFile(options.ids_file, kMaxTextBytes), options.ids_file, vocab_size);
+  }
   std::filesystem::path file = options.text_file;
   if (options.text_file.empty()) {
-    file = session.model().config.directory / "heldout.txt";
-    if (!std::filesystem::exists(file)) {
+    file = session.config().directory / "heldout.txt";
+    std::error_code status;
+    if (!std::filesystem::exists(file, status)) {
       throw Error("--text: expected a file to evaluate (or --ids): {} ships no heldout.txt",
-                  session.model().config.name);
+                  session.config().name);
     }
   }
-  const Tokenizer tokenizer = session.LoadTokenizer();
-  std::vector<int32_t> ids = tokenizer.Encode(ReadFile(file, kMaxTextBytes), /*add_special_tokens=*/true);
+  std::vector<int32_t> ids =
+      session.RequireTokenizer()->Encode(ReadFile(file, kMaxTextBytes), /*add_special_tokens=*/true);
   for (int32_t id : ids) {
-    if (id >= spec.vocab_size) {
-      throw Error("{}: expected token ids below vocab_size {}, got {}", file.string(), spec.vocab_size, id);
+    if (id >= vocab_size) {
+      throw Error("{}: expected token ids below vocab_size {}, got {}", file.string(), vocab_size, id);
     }
   }
   return ids;
@@ -123,9 +110,12 @@ class Evaluator {
 void Eval(const EvalOptions& options) {
   Session session(options.model);
   const std::vector<int32_t> tokens = ReadTokens(options, session);
-  if (tokens.size() < 2) throw Error("--text: expected at least two tokens, got {}", tokens.size());
-  const int64_t context = std::min(options.context, session.model().spec().max_positions);
-  Note("{}", session.Description());
+  if (tokens.size() < 2) {
+    throw Error("{}: expected at least two tokens, got {}", options.ids_file.empty() ? "--text" : "--ids",
+                tokens.size());
+  }
+  const int64_t context = std::min(options.context, session.spec().max_positions);
+  session.Load();
 
   Evaluator evaluator(session, context);
   std::vector<double> losses;
@@ -141,14 +131,17 @@ void Eval(const EvalOptions& options) {
   progress.Finish();
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   const double mean = std::accumulate(losses.begin(), losses.end(), 0.0) / static_cast<double>(losses.size());
+  if (!std::isfinite(mean)) {
+    throw Error("{}: expected a finite loss, got {}: the weights are broken", session.config().name, mean);
+  }
 
   if (options.json) {
-    Json json = {{"model", session.model().config.name},
-                 {"perplexity", std::exp(mean)},
-                 {"nll_per_token", mean},
-                 {"tokens", losses.size()},
-                 {"context", context},
-                 {"tokens_per_s", static_cast<double>(tokens.size()) / seconds}};
+    OrderedJson json = {{"model", session.config().name},
+                        {"perplexity", std::exp(mean)},
+                        {"nll_per_token", mean},
+                        {"tokens", losses.size()},
+                        {"context", context},
+                        {"tokens_per_s", static_cast<double>(tokens.size()) / seconds}};
     if (options.per_token) json["nll"] = losses;
     WriteJson(json);
     return;

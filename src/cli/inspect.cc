@@ -1,12 +1,14 @@
-// fiddler inspect: what a model is made of, and whether its files are whole. Reads no weights.
+// fiddler inspect: what a model is made of, and whether its files are whole. Reads no matrices.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <memory>
 
 #include "base/units.h"
 #include "cli/commands.h"
 #include "cli/output.h"
 #include "cli/session.h"
+#include "io/checkpoint.h"
 
 namespace fiddler {
 namespace {
@@ -18,7 +20,14 @@ struct InspectOptions {
   bool json = false;
 };
 
-Json Describe(const ModelConfig& config) {
+// 0: every layer sees all positions.
+int64_t LargestWindow(const ModelSpec& spec) {
+  int64_t window = 0;
+  for (const LayerSpec& layer : spec.layers) window = std::max(window, layer.sliding_window);
+  return window;
+}
+
+OrderedJson Describe(const ModelConfig& config) {
   const ModelSpec& spec = config.spec;
   const ParameterCount count = CountParameters(spec);
   int64_t moe_layers = 0;
@@ -38,17 +47,21 @@ Json Describe(const ModelConfig& config) {
           {"dense_intermediate", spec.dense_intermediate},
           {"vocab_size", spec.vocab_size},
           {"max_positions", spec.max_positions},
+          {"sliding_window", LargestWindow(spec)},
+          {"rope_theta", spec.rope.theta},
+          {"router_renormalizes", spec.moe.renormalize},
+          {"eos_tokens", spec.eos_tokens},
           {"tied_embeddings", spec.tied_embeddings},
           {"parameters", count.total},
           {"active_parameters", count.active},
           {"expert_parameters", count.experts}};
 }
 
-Json DescribeFiles(const Checkpoint& checkpoint, bool list_tensors) {
-  Json files = Json::array();
+OrderedJson DescribeFiles(const Checkpoint& checkpoint, bool list_tensors) {
+  OrderedJson files = OrderedJson::array();
   for (const SafetensorsFile& file : checkpoint.files()) files.push_back(file.file().path().string());
-  Json bytes_by_type = Json::object();
-  Json tensors = Json::array();
+  OrderedJson bytes_by_type = OrderedJson::object();
+  OrderedJson tensors = OrderedJson::array();
   for (const auto& [view, file] : checkpoint.tensors()) {
     const std::string type(DTypeName(view->dtype));
     bytes_by_type[type] = bytes_by_type.value(type, uint64_t{0}) + view->bytes.size();
@@ -60,16 +73,16 @@ Json DescribeFiles(const Checkpoint& checkpoint, bool list_tensors) {
                          {"file", file->file().path().filename().string()}});
     }
   }
-  Json description = {{"files", files},
-                      {"tensor_count", checkpoint.tensors().size()},
-                      {"bytes", checkpoint.total_bytes()},
-                      {"bytes_by_dtype", bytes_by_type}};
+  OrderedJson description = {{"files", files},
+                             {"tensor_count", checkpoint.tensors().size()},
+                             {"bytes", checkpoint.total_bytes()},
+                             {"bytes_by_dtype", bytes_by_type}};
   if (list_tensors) description["tensors"] = tensors;
   return description;
 }
 
 // A table for people: the facts one a line, tensors as columns.
-void PrintText(const Json& description) {
+void PrintText(const OrderedJson& description) {
   for (const auto& [key, value] : description.items()) {
     if (key == "tensors") continue;
     const bool is_bytes = key == "bytes";
@@ -79,7 +92,7 @@ void PrintText(const Json& description) {
                                                 : value.dump()));
   }
   if (!description.contains("tensors")) return;
-  for (const Json& tensor : description["tensors"]) {
+  for (const OrderedJson& tensor : description["tensors"]) {
     WriteOutput(fmt::format("{:<72} {:<5} {:<20} {}\n", tensor["name"].get<std::string>(),
                             tensor["dtype"].get<std::string>(), tensor["shape"].dump(),
                             tensor["file"].get<std::string>()));
@@ -88,12 +101,11 @@ void PrintText(const Json& description) {
 
 void Inspect(const InspectOptions& options) {
   const ModelConfig config = ReadModelConfig(ResolveModel(options.model), options.ignored_fields);
-  Json description = Describe(config);
+  OrderedJson description = Describe(config);
   if (!config.directory.empty()) {
-    Checkpoint checkpoint = Checkpoint::Open(config.directory);
-    LoadWeights(config.spec, config.architecture->names,
-                checkpoint);  // every tensor there, every shape right
-    description.update(DescribeFiles(checkpoint, options.list_tensors));
+    const Model model = OpenModel(config);  // every tensor there, every shape right
+    description.update(DescribeFiles(static_cast<const Checkpoint&>(*model.source), options.list_tensors));
+    description["unused_tensors"] = model.unused_tensors;
   }
   if (options.json) {
     WriteJson(description);

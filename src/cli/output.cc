@@ -14,8 +14,8 @@ void WriteOutput(std::string_view text) {
   FlushOutput();
 }
 
-void WriteJson(const Json& json) {
-  WriteOutput(json.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n");
+void WriteJson(const OrderedJson& json) {
+  WriteOutput(json.dump(-1, ' ', false, OrderedJson::error_handler_t::replace) + "\n");
 }
 
 void FlushOutput() {

@@ -9,10 +9,12 @@
 
 namespace fiddler {
 
+using OrderedJson = nlohmann::ordered_json;  // fields in the order they were written down
+
 struct ClosedPipe : std::exception {};
 
 void WriteOutput(std::string_view text);  // appears at once
-void WriteJson(const Json& json);         // one object, one line; broken UTF-8 is replaced
+void WriteJson(const OrderedJson& json);  // one object, one line; broken UTF-8 is replaced
 void FlushOutput();
 
 }  // namespace fiddler

@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "base/error.h"
+#include "base/file.h"
 #include "cli/commands.h"
 #include "cli/output.h"
 #include "cli/session.h"
@@ -21,7 +22,7 @@ struct RunOptions {
   ModelOptions model;
   std::string prompt;
   std::string prompt_file;
-  std::vector<int32_t> prompt_ids;
+  std::optional<std::string> prompt_ids;
   int64_t max_tokens = 64;
   SamplingParams sampling;
   std::vector<std::string> stop_strings;
@@ -45,18 +46,28 @@ double Seconds(std::chrono::steady_clock::duration duration) {
 // What the engine is asked, and the text side of it. Without a tokenizer (ids in, ids out) there is no text.
 struct Prompt {
   std::unique_ptr<Tokenizer> tokenizer;
+  std::string text;
   std::vector<int32_t> ids;
 };
 
 Prompt ReadPrompt(const RunOptions& options, const Session& session) {
   constexpr size_t kMaxPromptBytes = size_t{64} << 20;
-  if (!options.prompt_ids.empty()) return {.tokenizer = nullptr, .ids = options.prompt_ids};
-  const std::string text =
-      options.prompt_file.empty() ? options.prompt : ReadFile(options.prompt_file, kMaxPromptBytes);
-  auto tokenizer = std::make_unique<Tokenizer>(session.LoadTokenizer());
-  std::vector<int32_t> ids = tokenizer->Encode(text, /*add_special_tokens=*/true);
-  if (ids.empty()) throw Error("prompt: expected at least one token, got an empty text");
-  return {.tokenizer = std::move(tokenizer), .ids = std::move(ids)};
+  if (options.prompt_ids) {
+    Prompt prompt = {.tokenizer = session.FindTokenizer(),
+                     .text = {},
+                     .ids = ParseTokenIds(*options.prompt_ids, "--prompt-ids", session.spec().vocab_size)};
+    if (!prompt.tokenizer && !options.stop_strings.empty()) {
+      throw Error("--stop: expected a tokenizer.json beside the weights to find text with, got none");
+    }
+    return prompt;
+  }
+  Prompt prompt = {.tokenizer = session.RequireTokenizer(), .text = options.prompt, .ids = {}};
+  if (!options.prompt_file.empty()) {
+    prompt.text = ReadFile(options.prompt_file == "-" ? "/dev/stdin" : options.prompt_file, kMaxPromptBytes);
+  }
+  prompt.ids = prompt.tokenizer->Encode(prompt.text, /*add_special_tokens=*/true);
+  if (prompt.ids.empty()) throw Error("prompt: expected at least one token, got an empty text");
+  return prompt;
 }
 
 // Positions the sequence may take, within what the model was made for.
@@ -82,21 +93,19 @@ struct Generation {
   }
 };
 
-Generation Generate(const RunOptions& options, Session& session, const Prompt& prompt, bool stream_out) {
-  const ModelSpec& spec = session.model().spec();
-  Engine engine(session.model(), session.kernels(), session.pool(),
-                {.max_positions = ChooseContext(options, spec, static_cast<int64_t>(prompt.ids.size()))});
+Generation Generate(const RunOptions& options, Session& session, const Prompt& prompt, int64_t context) {
+  Engine engine(session.model(), session.kernels(), session.pool(), {.max_positions = context});
   Request request = {.prompt = prompt.ids,
                      .max_tokens = options.max_tokens,
                      .sampling = options.sampling,
-                     .stop_tokens = options.ignore_eos ? std::vector<int32_t>() : spec.eos_tokens};
+                     .stop_tokens = options.ignore_eos ? std::vector<int32_t>() : session.spec().eos_tokens};
   std::optional<TextStream> stream;
   if (prompt.tokenizer) stream.emplace(*prompt.tokenizer, prompt.ids, options.stop_strings);
 
   Generation result;
   const auto emit = [&](const std::string& text) {
     result.text += text;
-    if (stream_out && !text.empty()) WriteOutput(text);
+    if (!options.json && !text.empty()) WriteOutput(text);
   };
   std::signal(SIGINT, OnInterrupt);
   const auto start = std::chrono::steady_clock::now();
@@ -122,11 +131,12 @@ Generation Generate(const RunOptions& options, Session& session, const Prompt& p
 void Run(const RunOptions& options) {
   Session session(options.model);
   const Prompt prompt = ReadPrompt(options, session);
-  Note("{}", session.Description());
-  if (!options.json && prompt.tokenizer && isatty(STDOUT_FILENO) == 1) WriteOutput(options.prompt);
-  const Generation result = Generate(options, session, prompt, /*stream_out=*/!options.json);
+  const int64_t context = ChooseContext(options, session.spec(), static_cast<int64_t>(prompt.ids.size()));
+  session.Load();
+  if (!options.json && isatty(STDOUT_FILENO) == 1) WriteOutput(prompt.text);
+  const Generation result = Generate(options, session, prompt, context);
   if (options.json) {
-    WriteJson({{"model", session.model().config.name},
+    WriteJson({{"model", session.config().name},
                {"text", result.text},
                {"token_ids", result.tokens},
                {"tokens", result.tokens.size()},
@@ -153,25 +163,28 @@ void RegisterRun(CLI::App& app) {
   CLI::Option_group& input = *verb.add_option_group("prompt");
   input.require_option(1);
   input.add_option("-p,--prompt", options->prompt, "the text to continue");
-  input.add_option("-f,--prompt-file", options->prompt_file, "a file with the text to continue");
-  input.add_option("--prompt-ids", options->prompt_ids, "token ids to continue, separated by commas")
-      ->delimiter(',')
-      ->allow_extra_args(false);
+  input.add_option("-f,--prompt-file", options->prompt_file, "a file with the text to continue; - is stdin");
+  input.add_option("--prompt-ids", options->prompt_ids, "token ids to continue, separated by commas");
   verb.add_option("-n,--max-tokens", options->max_tokens, "tokens to generate")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 31))
       ->capture_default_str();
   verb.add_option("--temp", options->sampling.temperature, "temperature; 0 takes the likeliest token")
+      ->check(CLI::Range(0.0, 100.0))
       ->capture_default_str();
   verb.add_option("--top-k", options->sampling.top_k, "sample from the k likeliest tokens; 0: all")
+      ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   verb.add_option("--top-p", options->sampling.top_p,
                   "sample from the likeliest tokens that reach this probability")
+      ->check(CLI::Range(1e-6, 1.0))
       ->capture_default_str();
   verb.add_option("--min-p", options->sampling.min_p,
                   "drop tokens below this share of the likeliest one's probability")
+      ->check(CLI::Range(0.0, 1.0))
       ->capture_default_str();
   verb.add_option("--repeat-penalty", options->sampling.repetition_penalty,
                   "above 1: make seen tokens less likely")
+      ->check(CLI::Range(1e-3, 100.0))
       ->capture_default_str();
   verb.add_option("--seed", options->sampling.seed, "seed of sampling")->capture_default_str();
   verb.add_option("--stop", options->stop_strings, "end before this text; may be given more than once")

@@ -1,5 +1,6 @@
 #include "cli/session.h"
 
+#include <charconv>
 #include <chrono>
 
 #include "base/error.h"
@@ -15,17 +16,6 @@ DType DummyDType(const std::string& name) {
   if (name == "f32") return DType::kF32;
   if (name == "f16") return DType::kF16;
   return DType::kBF16;  // CLI11 let nothing else through
-}
-
-Model Load(const ModelOptions& options, int threads) {
-  TerminalProgress progress;
-  ModelConfig config = ReadModelConfig(ResolveModel(options.model), options.ignored_fields);
-  const auto fill_threads = static_cast<unsigned>(threads);
-  if (options.dummy_weights) {
-    return MakeDummyModel(std::move(config), *options.dummy_weights, DummyDType(options.dummy_dtype),
-                          progress, fill_threads);
-  }
-  return LoadModel(std::move(config), progress, fill_threads);
 }
 
 std::string FormatCount(int64_t count) {
@@ -67,34 +57,71 @@ std::string ResolveModel(const std::string& model) {
 }
 
 Session::Session(const ModelOptions& options)
-    : kernels_(BestKernels()),
+    : options_(options),
+      kernels_(BestKernels()),
       topology_(DiscoverTopology()),
       pool_(options.threads > 0 ? options.threads : topology_.DefaultThreads(), topology_) {
-  const auto start = std::chrono::steady_clock::now();
-  model_ = Load(options, pool_.num_threads());
-  load_seconds_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  model_.config = ReadModelConfig(ResolveModel(options.model), options.ignored_fields);
 }
 
-Tokenizer Session::LoadTokenizer() const {
-  const fs::path file = model_.config.directory / "tokenizer.json";
+void Session::Load() {
+  const auto start = std::chrono::steady_clock::now();
+  TerminalProgress progress;
+  const auto threads = static_cast<unsigned>(pool_.num_threads());
+  model_ = options_.dummy_weights ? MakeDummyModel(std::move(model_.config), *options_.dummy_weights,
+                                                   DummyDType(options_.dummy_dtype), progress, threads)
+                                  : LoadModel(std::move(model_.config), progress, threads);
+  load_seconds_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  Note("{}", Description());
+  if (!model_.unused_tensors.empty()) {
+    Note("note: {} tensors of the checkpoint are not used by {}, the first: {}", model_.unused_tensors.size(),
+         config().architecture->class_name, model_.unused_tensors.front());
+  }
+}
+
+std::unique_ptr<Tokenizer> Session::FindTokenizer() const {
+  const fs::path file = config().directory / "tokenizer.json";
   std::error_code status;
-  if (model_.config.directory.empty() || !fs::exists(file, status)) {
+  if (config().directory.empty() || !fs::exists(file, status)) return nullptr;
+  return std::make_unique<Tokenizer>(Tokenizer::FromFile(file));
+}
+
+std::unique_ptr<Tokenizer> Session::RequireTokenizer() const {
+  std::unique_ptr<Tokenizer> tokenizer = FindTokenizer();
+  if (!tokenizer) {
     throw Error(
         "{}: expected a tokenizer.json beside the weights, got none: --prompt-ids or --ids takes token ids",
-        model_.config.name);
+        config().name);
   }
-  return Tokenizer::FromFile(file);
+  return tokenizer;
 }
 
 std::string Session::Description() const {
-  const ModelSpec& spec = model_.spec();
-  const ParameterCount count = CountParameters(spec);
-  const DType dtype = model_.weights.embedding.dtype;
+  const ParameterCount count = CountParameters(spec());
   return fmt::format("{} ({}): {} parameters, {} active, {} {}, ready in {:.2f} s; {}, {} thread{}",
-                     model_.config.name, model_.config.architecture->class_name, FormatCount(count.total),
-                     FormatCount(count.active),
-                     FormatBytes(static_cast<uint64_t>(count.total) * DTypeBytes(dtype)), DTypeName(dtype),
-                     load_seconds_, kernels_.isa, pool_.num_threads(), pool_.num_threads() == 1 ? "" : "s");
+                     config().name, config().architecture->class_name, FormatCount(count.total),
+                     FormatCount(count.active), FormatBytes(TotalBytes(model_.weights)),
+                     DTypeName(model_.weights.embedding.dtype), load_seconds_, kernels_.isa,
+                     pool_.num_threads(), pool_.num_threads() == 1 ? "" : "s");
+}
+
+std::vector<int32_t> ParseTokenIds(std::string_view text, std::string_view source, int64_t vocab_size) {
+  constexpr std::string_view kSeparators = ", \t\r\n";
+  std::vector<int32_t> ids;
+  for (size_t begin = text.find_first_not_of(kSeparators); begin != std::string_view::npos;
+       begin = text.find_first_not_of(kSeparators, begin)) {
+    const std::string_view word = text.substr(begin, text.find_first_of(kSeparators, begin) - begin);
+    int32_t id = -1;
+    const auto [end, status] = std::from_chars(word.data(), word.data() + word.size(), id);
+    if (status != std::errc() || end != word.data() + word.size() || id < 0 || id >= vocab_size) {
+      throw Error("{}: token {}: expected an id from 0 to {}, got '{}'", source, ids.size(), vocab_size - 1,
+                  word);
+    }
+    ids.push_back(id);
+    begin += word.size();
+  }
+  if (ids.empty()) throw Error("{}: expected token ids, got none", source);
+  return ids;
 }
 
 }  // namespace fiddler

@@ -6,6 +6,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/thread_pool.h"
@@ -29,30 +30,39 @@ struct ModelOptions {
 // it is.
 std::string ResolveModel(const std::string& model);
 
-// A model in memory and the threads to run it. Nothing moves after construction: engines look into it.
+// A model and the threads to run it. Construction reads config.json only, so that everything cheap (options,
+// prompt) is checked before Load() brings the weights. Nothing moves after Load(): engines look into it.
 class Session {
  public:
-  explicit Session(const ModelOptions& options);  // loads; throws Error
+  explicit Session(const ModelOptions& options);  // throws Error
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;
 
-  const Model& model() const { return model_; }
+  void Load();  // once; throws Error
+
+  const ModelSpec& spec() const { return model_.spec(); }
+  const ModelConfig& config() const { return model_.config; }
   const CpuKernels& kernels() const { return kernels_; }
   ThreadPool& pool() { return pool_; }
+  const Model& model() const { return model_; }  // its weights are there after Load()
   double load_seconds() const { return load_seconds_; }
 
-  // The tokenizer beside the weights. Throws Error if there is none.
-  Tokenizer LoadTokenizer() const;
-
-  // "Mixtral demo: 14.9 M parameters (5.2 M active), 28.4 MiB bf16, loaded in 0.05 s; avx512, 2 threads"
-  std::string Description() const;
+  // The tokenizer beside the weights; nothing if there is none. Throws Error if it is broken.
+  std::unique_ptr<Tokenizer> FindTokenizer() const;
+  std::unique_ptr<Tokenizer> RequireTokenizer() const;  // throws Error if there is none
 
  private:
+  std::string Description() const;
+
+  const ModelOptions& options_;
   const CpuKernels& kernels_;
   const Topology topology_;
   ThreadPool pool_;
   Model model_;
   double load_seconds_ = 0;
 };
+
+// Token ids separated by commas or white space. Throws Error naming `source` for anything else.
+std::vector<int32_t> ParseTokenIds(std::string_view text, std::string_view source, int64_t vocab_size);
 
 }  // namespace fiddler

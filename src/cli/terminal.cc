@@ -28,8 +28,11 @@ void TerminalProgress::Draw(Clock::time_point now) {
   const auto done = static_cast<double>(done_.load());
   const double rate = done / std::max(seconds, 1e-3);
   const double left = std::max(0.0, static_cast<double>(total_) - done) / std::max(rate, 1.0);
-  fmt::print(stderr, "\r\033[K{}: {} of {}, {:.2f} GB/s, {:.0f} s left", what_, FormatBytes(done_),
-             FormatBytes(total_), rate / 1e9, left);
+  const std::string amounts =
+      unit_ == Unit::kBytes
+          ? fmt::format("{} of {}, {:.2f} GB/s", FormatBytes(done_), FormatBytes(total_), rate / 1e9)
+          : fmt::format("{} of {} tokens, {:.0f} tokens/s", done_.load(), total_, rate);
+  fmt::print(stderr, "\r\033[K{}: {}, {:.0f} s left", what_, amounts, left);
   std::fflush(stderr);
   last_draw_ = now;
   drawn_ = true;

@@ -106,14 +106,27 @@ class Runner {
   int64_t position_ = 0;
 };
 
+// Infinite where either side is not finite or the sizes differ.
 float MaxDifference(std::span<const float> a, std::span<const float> b) {
   if (a.size() != b.size()) return INFINITY;
   float largest = 0;
   for (size_t i = 0; i < a.size(); ++i) {
     const float difference = std::abs(a[i] - b[i]);
-    if (!(difference <= largest)) largest = difference;  // a NaN stays
+    if (!std::isfinite(difference)) return INFINITY;
+    largest = std::max(largest, difference);
   }
   return largest;
+}
+
+TEST(MaxDifferenceTest, NothingHidesANan) {
+  const std::vector<float> golden = {1, 2, 3};
+  EXPECT_EQ(MaxDifference(golden, std::vector<float>{1, 2.5f, 3}), 0.5f);
+  for (size_t i = 0; i < golden.size(); ++i) {
+    std::vector<float> broken = golden;
+    broken[i] = NAN;
+    EXPECT_EQ(MaxDifference(broken, golden), INFINITY);
+  }
+  EXPECT_EQ(MaxDifference({}, golden), INFINITY);
 }
 
 int32_t ArgMax(std::span<const float> values) {

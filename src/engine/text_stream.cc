@@ -38,18 +38,35 @@ TextStream::TextStream(const Tokenizer& tokenizer, std::span<const int32_t> prom
       throw Error("stop: expected UTF-8, got {}", Printable(stop));
     }
   }
-  for (int32_t token : prompt) decoder_.Push(token);  // shown already
+  // The decoder may hold back the end of the prompt (bytes of a character, or all of it): it comes out later.
+  size_t decoded = 0;
+  for (int32_t token : prompt) decoded += decoder_.Push(token).size();
+  rest_of_prompt_ = tokenizer.Decode(prompt, /*skip_special_tokens=*/true);
+  rest_of_prompt_.erase(0, decoded);
+}
+
+void TextStream::Hold(std::string_view text) {
+  if (text.starts_with(rest_of_prompt_)) {
+    text.remove_prefix(rest_of_prompt_.size());
+    rest_of_prompt_.clear();
+  } else if (rest_of_prompt_.starts_with(text)) {
+    rest_of_prompt_.erase(0, text.size());
+    return;
+  } else {  // the prompt ended inside a character, which is now complete and reads differently
+    rest_of_prompt_.clear();
+  }
+  held_ += text;
 }
 
 std::string TextStream::Push(int32_t token) {
   if (stopped_) return "";
-  held_ += decoder_.Push(token);
+  Hold(decoder_.Push(token));
   return TakeCertain();
 }
 
 std::string TextStream::Flush() {
   if (stopped_) return "";
-  held_ += decoder_.Flush();
+  Hold(decoder_.Flush());
   std::string text = TakeCertain();
   if (!stopped_) text += std::exchange(held_, "");
   return text;

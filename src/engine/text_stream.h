@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "text/stream_decoder.h"
@@ -23,9 +24,11 @@ class TextStream {
   bool stopped() const { return stopped_; }  // a stop string came; it and what follows is not in the text
 
  private:
+  void Hold(std::string_view text);  // newly decoded text, the rest of the prompt taken off its front
   std::string TakeCertain();
 
   StreamDecoder decoder_;
+  std::string rest_of_prompt_;  // what the decoder has still to give of it
   std::vector<std::string> stop_strings_;
   std::string held_;  // decoded, not yet handed out: it may begin a stop string
   bool stopped_ = false;

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <optional>
 
+#include "base/file.h"
 #include "base/json.h"
 #include "base/rng.h"
 #include "io/test_files.h"
@@ -195,6 +196,32 @@ TEST(TextStreamTest, AnyTokensAnyStops) {
     stopped += got.stopped ? 1 : 0;
   }
   EXPECT_GT(stopped, 100);
+}
+
+// The decoder holds back bytes that may still become a character: they are the prompt's all the same.
+TEST(TextStreamTest, TheEndOfThePromptIsNotGeneratedText) {
+  for (const char* prompt : {"I like this \U0001F642", "\u65e5\u672c", "Hello", "", " "}) {
+    const std::vector<int32_t> tokens = Inner(", who is there?");
+    const Streamed streamed = Stream(Prompt(prompt), tokens, {"\U0001F642", "\u672c", "Hello"});
+    EXPECT_EQ(streamed.text, ", who is there?") << prompt;
+    EXPECT_FALSE(streamed.stopped) << prompt;
+  }
+}
+
+// Some decoders (here one without Replace before Fuse) give nothing before the end.
+TEST(TextStreamTest, ADecoderThatGathersEverythingGivesTheContinuationAtTheEnd) {
+  Json json = ParseJson(
+      ReadFile(std::filesystem::path(FIDDLER_SOURCE_DIR) / "models/demo/tokenizer.json", 1 << 24), "demo");
+  json["decoder"] = {{"type", "Sequence"},
+                     {"decoders",
+                      {{{"type", "ByteFallback"}},
+                       {{"type", "Fuse"}},
+                       {{"type", "Replace"}, {"pattern", {{"String", "\u2581"}}}, {"content", " "}}}}};
+  const Tokenizer tokenizer = Tokenizer::FromJson(json, "demo");
+  TextStream stream(tokenizer, Prompt("Hello"), {});
+  std::string text;
+  for (int32_t token : Inner(", who is there?")) text += stream.Push(token);
+  EXPECT_EQ(text + stream.Flush(), ", who is there?");
 }
 
 }  // namespace

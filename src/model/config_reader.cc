@@ -105,6 +105,11 @@ const Json& ConfigReader::Required(std::string_view field, std::string_view expe
   return *value;
 }
 
+bool ConfigReader::IsNull(std::string_view field) const {
+  const auto it = config_.find(field);
+  return it != config_.end() && it->is_null();
+}
+
 bool ConfigReader::Has(std::string_view field) { return Given(field) != nullptr; }
 
 bool ConfigReader::IsNull(std::string_view field) {

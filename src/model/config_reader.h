@@ -26,7 +26,8 @@ class ConfigReader {
   // A field counts as given when it is present and not null. Each of these marks it as read and throws Error
   // naming file, field, expected and got when its type or range is wrong.
   bool Has(std::string_view field);
-  bool IsNull(std::string_view field);  // present and null: where that means something else than absent
+  bool IsNull(std::string_view field) const;  // present, but null: not the same as absent for every field
+  bool IsNull(std::string_view field);        // present and null: where that means something else than absent
   int64_t Integer(std::string_view field, int64_t min, int64_t max);  // must be given
   int64_t Integer(std::string_view field, int64_t min, int64_t max, int64_t otherwise);
   double Number(std::string_view field, double min, double max);

@@ -1,9 +1,14 @@
 #include "model/model.h"
 
 #include <algorithm>
+#include <limits>
+#include <unordered_set>
 
 #include "base/error.h"
+#include "base/file.h"
 #include "base/json.h"
+#include "base/memory.h"
+#include "io/checkpoint.h"
 #include "io/dummy_weights.h"
 #include "model/arch/geometries.h"
 #include "model/config_reader.h"
@@ -53,12 +58,39 @@ void AddGenerationEosTokens(const std::filesystem::path& directory, ModelSpec& s
   if (!std::filesystem::exists(path)) return;
   const Json json = ParseJson(ReadFile(path, kMaxBytes), path.string());
   ConfigReader reader(json, path.string());
-  for (int64_t id : reader.Integers("eos_token_id", 0, spec.vocab_size - 1)) {
+  for (int64_t id : reader.Integers("eos_token_id", 0, std::numeric_limits<int32_t>::max())) {
     const auto token = static_cast<int32_t>(id);
-    if (std::find(spec.eos_tokens.begin(), spec.eos_tokens.end(), token) == spec.eos_tokens.end()) {
+    const bool can_come = id < spec.vocab_size;
+    if (can_come &&
+        std::find(spec.eos_tokens.begin(), spec.eos_tokens.end(), token) == spec.eos_tokens.end()) {
       spec.eos_tokens.push_back(token);
     }
   }
+}
+
+// Passes everything on and remembers which tensors were asked for.
+class RecordingSource final : public WeightSource {
+ public:
+  explicit RecordingSource(WeightSource& source) : source_(source) {}
+
+  bool Has(std::string_view name) const override { return source_.Has(name); }
+  const TensorView* Find(std::string_view name) const override { return source_.Find(name); }
+  TensorView Require(std::string_view name, const Shape& shape) override {
+    required_.emplace(name);
+    return source_.Require(name, shape);
+  }
+  void Release(const TensorView& tensor) override { source_.Release(tensor); }
+
+  bool WasRequired(const std::string& name) const { return required_.contains(name); }
+
+ private:
+  WeightSource& source_;
+  std::unordered_set<std::string> required_;
+};
+
+// Tables that old versions of transformers stored, and a head that repeats the embeddings, are no loss.
+bool IsRedundant(const std::string& name, const ModelSpec& spec, const TensorNames& names) {
+  return name.ends_with("rotary_emb.inv_freq") || (spec.tied_embeddings && name == names.head);
 }
 
 }  // namespace
@@ -93,24 +125,40 @@ ModelConfig ReadModelConfig(const std::string& model, std::span<const std::strin
   return config;
 }
 
-Model LoadModel(ModelConfig config, Progress& progress, unsigned threads) {
+Model OpenModel(ModelConfig config) {
   if (config.directory.empty()) {
     throw Error("{}: expected a directory with weights, got a geometry: --dummy-weights SEED makes some up",
                 config.name);
   }
   auto checkpoint = std::make_unique<Checkpoint>(Checkpoint::Open(config.directory));
-  Model model{.config = std::move(config), .source = nullptr, .weights = {}};
-  model.weights = LoadWeights(model.spec(), model.config.architecture->names, *checkpoint);
-  checkpoint->Prefetch(progress, threads);
+  RecordingSource recording(*checkpoint);
+  Model model{.config = std::move(config), .source = nullptr, .weights = {}, .unused_tensors = {}};
+  const TensorNames& names = model.config.architecture->names;
+  model.weights = LoadWeights(model.spec(), names, recording);
+  for (const Checkpoint::StoredTensor& tensor : checkpoint->tensors()) {
+    const std::string& name = tensor.view->name;
+    if (!recording.WasRequired(name) && !IsRedundant(name, model.spec(), names)) {
+      model.unused_tensors.push_back(name);
+    }
+  }
   model.source = std::move(checkpoint);
   return model;
 }
 
+Model LoadModel(ModelConfig config, Progress& progress, unsigned threads) {
+  Model model = OpenModel(std::move(config));
+  const auto& checkpoint = static_cast<const Checkpoint&>(*model.source);
+  // What does not fit would only push out what was read first.
+  if (checkpoint.total_bytes() < AvailableMemoryBytes()) checkpoint.Prefetch(progress, threads);
+  return model;
+}
+
 Model MakeDummyModel(ModelConfig config, uint64_t seed, DType dtype, Progress& progress, unsigned threads) {
-  Model model{.config = std::move(config), .source = nullptr, .weights = {}};
+  Model model{.config = std::move(config), .source = nullptr, .weights = {}, .unused_tensors = {}};
+  const uint64_t bytes = static_cast<uint64_t>(CountParameters(model.spec()).total) * DTypeBytes(dtype);
+  RequireMemory(bytes, model.config.name + ": made-up weights");
   auto source = std::make_unique<DummyWeights>(seed, dtype, progress, threads);
-  progress.Start("making up weights",
-                 static_cast<uint64_t>(CountParameters(model.spec()).total) * DTypeBytes(dtype));
+  progress.Start("making up weights", bytes);
   model.weights = LoadWeights(model.spec(), model.config.architecture->names, *source);
   progress.Finish();
   model.source = std::move(source);

@@ -13,7 +13,7 @@
 #include <vector>
 
 #include "base/progress.h"
-#include "io/checkpoint.h"
+#include "io/weight_source.h"
 #include "model/architecture.h"
 #include "model/spec.h"
 #include "model/weights.h"
@@ -31,6 +31,7 @@ struct Model {
   ModelConfig config;
   std::unique_ptr<WeightSource> source;  // owns the bytes `weights` looks at
   ModelWeights weights;
+  std::vector<std::string> unused_tensors;  // in the checkpoint, but nothing this model computes with
 
   const ModelSpec& spec() const { return config.spec; }
 };
@@ -42,7 +43,11 @@ std::vector<std::string_view> GeometryNames();
 // `tolerated` are not refused. Throws Error.
 ModelConfig ReadModelConfig(const std::string& model, std::span<const std::string> tolerated = {});
 
-// Opens the checkpoint beside the config and finds every tensor. Throws Error.
+// Opens the checkpoint beside the config and finds every tensor; the weights stay on disk until they are
+// used. Throws Error.
+Model OpenModel(ModelConfig config);
+
+// OpenModel, and the weights read into memory where they fit. Throws Error.
 Model LoadModel(ModelConfig config, Progress& progress, unsigned threads);
 
 // Makes up weights from a seed (io/dummy_weights.h) of one type. Throws Error if memory is short.

@@ -9,6 +9,7 @@
 #include <set>
 
 #include "base/error.h"
+#include "base/file.h"
 #include "base/json.h"
 #include "io/safetensors.h"
 #include "io/test_files.h"
@@ -199,11 +200,26 @@ TEST(LoadModelTest, GenerationConfigAddsEndTokens) {
   EXPECT_EQ(ReadModelConfig(path.string()).spec.eos_tokens, (std::vector<int32_t>{2}));
   model.folder.Write("generation_config.json", R"({"eos_token_id": [5, 2, 9], "temperature": 0.6})");
   EXPECT_EQ(ReadModelConfig(path.string()).spec.eos_tokens, (std::vector<int32_t>{2, 5, 9}));
+  // A token the model can never give is no harm; something that is no token is.
   model.folder.Write("generation_config.json", R"({"eos_token_id": 1000000})");
+  EXPECT_EQ(ReadModelConfig(path.string()).spec.eos_tokens, (std::vector<int32_t>{2}));
+  model.folder.Write("generation_config.json", R"({"eos_token_id": "</s>"})");
   const std::string error = ErrorOf([&] { ReadModelConfig(path.string()); });
   EXPECT_NE(error.find("generation_config.json: eos_token_id: expected integers from 0 to "),
             std::string::npos)
       << error;
+}
+
+TEST(LoadModelTest, TensorsNobodyUsesAreNamed) {
+  const ModelConfig config =
+      ReadModelConfig(std::string(FIDDLER_SOURCE_DIR) + "/tests/oracle/golden/qwen3-base/model");
+  EXPECT_TRUE(OpenModel(config).unused_tensors.empty());
+  ModelConfig cut = config;  // as if num_hidden_layers said one less
+  cut.spec.layers.pop_back();
+  const std::string last = TensorName("model.layers.{layer}.", cut.spec.num_layers());
+  const std::vector<std::string> unused = OpenModel(cut).unused_tensors;
+  EXPECT_FALSE(unused.empty());
+  for (const std::string& name : unused) EXPECT_TRUE(name.starts_with(last)) << name;
 }
 
 }  // namespace

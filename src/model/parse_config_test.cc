@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "base/file.h"
 #include "base/json.h"
 #include "io/test_files.h"
 #include "model/arch/common.h"

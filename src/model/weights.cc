@@ -143,6 +143,26 @@ class Loader {
 
 }  // namespace
 
+uint64_t Bytes(const FfnWeights& ffn) { return ffn.gate.bytes() + ffn.up.bytes() + ffn.down.bytes(); }
+
+uint64_t DenseBytes(const ModelWeights& weights) {
+  uint64_t bytes = weights.head.bytes();
+  for (const LayerWeights& layer : weights.layers) {
+    bytes += layer.q.bytes() + layer.k.bytes() + layer.v.bytes() + layer.o.bytes();
+    bytes += Bytes(layer.dense) + layer.router.bytes() + Bytes(layer.shared) + layer.shared_router.bytes();
+  }
+  return bytes;
+}
+
+uint64_t TotalBytes(const ModelWeights& weights) {
+  uint64_t bytes = DenseBytes(weights);
+  if (weights.head.data != weights.embedding.data) bytes += weights.embedding.bytes();
+  for (const LayerWeights& layer : weights.layers) {
+    for (const FfnWeights& expert : layer.experts) bytes += Bytes(expert);
+  }
+  return bytes;
+}
+
 ModelWeights LoadWeights(const ModelSpec& spec, const TensorNames& names, WeightSource& source) {
   return Loader(spec, names, source).Load();
 }

@@ -47,6 +47,13 @@ struct ModelWeights {
   std::vector<LayerWeights> layers;
 };
 
+// Bytes of matrices as they are stored.
+uint64_t Bytes(const FfnWeights& ffn);
+// All that every token passes: everything but the embedding and the routed experts.
+uint64_t DenseBytes(const ModelWeights& weights);
+// Everything.
+uint64_t TotalBytes(const ModelWeights& weights);
+
 // Throws Error naming file, tensor, expected and got for whatever is missing or of the wrong shape or type.
 ModelWeights LoadWeights(const ModelSpec& spec, const TensorNames& names, WeightSource& source);
 

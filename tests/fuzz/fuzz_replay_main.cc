@@ -20,6 +20,7 @@
 
 #include "base/check.h"
 #include "base/error.h"
+#include "base/file.h"
 #include "base/json.h"
 #include "base/rng.h"
 

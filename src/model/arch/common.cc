@@ -12,7 +12,9 @@ namespace {
 AttentionSpec ParseAttention(ConfigReader& config, int64_t hidden, const FamilyDefaults& defaults) {
   AttentionSpec attention;
   attention.num_heads = config.Integer("num_attention_heads", 1, kMaxHeads);
-  const int64_t kv_heads = defaults.kv_heads > 0 ? defaults.kv_heads : attention.num_heads;
+  // null means as many as heads; absent, what the family says.
+  const bool as_many_as_heads = defaults.kv_heads == 0 || config.IsNull("num_key_value_heads");
+  const int64_t kv_heads = as_many_as_heads ? attention.num_heads : defaults.kv_heads;
   attention.num_kv_heads = config.Integer("num_key_value_heads", 1, attention.num_heads, kv_heads);
   if (attention.num_kv_heads < 1 || attention.num_heads % attention.num_kv_heads != 0) {
     throw Error("{}: num_key_value_heads: expected a divisor of num_attention_heads ({}), got {}",
