@@ -155,21 +155,19 @@ void Bpe::MergeSymbols(BpeScratch& scratch) const {
   std::vector<Symbol>& symbols = scratch.symbols;
   std::vector<Candidate>& queue = scratch.queue;
   const auto at = [&](int32_t position) -> Symbol& { return symbols[static_cast<size_t>(position)]; };
-  const auto candidate_at = [&](int32_t position) -> std::optional<Candidate> {
-    const MergeTable::Merge* merge = merges_.Find(at(position).id, at(at(position).next).id);
-    if (merge == nullptr) return std::nullopt;
-    return Candidate{merge->rank, position, merge->merged};
+  const auto merge_at = [&](int32_t position) {
+    return merges_.Find(at(position).id, at(at(position).next).id);
   };
   const auto enqueue = [&](int32_t position) {
-    if (const auto candidate = candidate_at(position)) {
-      queue.push_back(*candidate);
+    if (const MergeTable::Merge* merge = merge_at(position)) {
+      queue.push_back({merge->rank, position});
       std::push_heap(queue.begin(), queue.end(), ComesLater);
     }
   };
 
   queue.clear();
   for (int32_t position = 0; position + 1 < static_cast<int32_t>(symbols.size()); ++position) {
-    if (const auto candidate = candidate_at(position)) queue.push_back(*candidate);
+    if (const MergeTable::Merge* merge = merge_at(position)) queue.push_back({merge->rank, position});
   }
   std::make_heap(queue.begin(), queue.end(), ComesLater);
 
@@ -178,16 +176,14 @@ void Bpe::MergeSymbols(BpeScratch& scratch) const {
     std::pop_heap(queue.begin(), queue.end(), ComesLater);
     queue.pop_back();
 
-    // A candidate is stale if its symbols have merged otherwise. Like Hugging Face, we ask whether what
-    // stands there now makes the same token, not whether it has the same rank: two ways to make one token may
-    // differ in rank.
+    // A candidate is stale if one of its two symbols has merged with another one since.
     Symbol& left = at(top.position);
     if (left.id == kNoId || left.next == -1) continue;
-    const auto now = candidate_at(top.position);
-    if (!now || now->merged != top.merged) continue;
+    const MergeTable::Merge* merge = merge_at(top.position);
+    if (merge == nullptr || merge->rank != top.rank) continue;
 
     Symbol& right = at(left.next);
-    left.id = top.merged;
+    left.id = merge->merged;
     left.next = right.next;
     right.id = kNoId;
     if (left.next != -1) at(left.next).previous = top.position;

@@ -27,7 +27,6 @@ struct BpeScratch {
   struct Candidate {  // a possible merge of the symbol at `position` with the next one
     uint32_t rank;
     int32_t position;
-    int32_t merged;
   };
   struct StringHash {
     using is_transparent = void;

@@ -3,7 +3,7 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
-#include <chrono>
+#include <algorithm>
 #include <map>
 #include <random>
 
@@ -89,33 +89,49 @@ Ids EncodeByHand(const PairMerges& merges, Ids ids) {
   }
 }
 
+// Letters a, b, c and up to 12 merges; some tokens can be made in several ways.
+struct RandomModel {
+  explicit RandomModel(std::mt19937& rng) {
+    for (int i = 0; i < 12; ++i) {
+      const std::string& left = tokens[rng() % tokens.size()];
+      const std::string& right = tokens[rng() % tokens.size()];
+      const std::pair<int32_t, int32_t> pair = {IdOf(left), IdOf(right)};
+      if (by_pair.contains(pair)) continue;
+      const std::string merged = left + right;
+      merges.push_back({left, right});
+      if (IdOf(merged) == static_cast<int32_t>(tokens.size())) tokens.push_back(merged);
+      by_pair[pair] = {static_cast<int>(merges.size()), IdOf(merged)};
+    }
+  }
+
+  int32_t IdOf(const std::string& token) const {
+    return static_cast<int32_t>(std::find(tokens.begin(), tokens.end(), token) - tokens.begin());
+  }
+
+  Json ToJson() const {
+    Json vocab;
+    for (const std::string& token : tokens) vocab[token] = IdOf(token);
+    return {{"vocab", vocab}, {"merges", merges}};
+  }
+
+  std::vector<std::string> tokens = {"a", "b", "c"};
+  Json merges = Json::array();
+  PairMerges by_pair;
+};
+
 TEST(Bpe, AgreesWithTheTextbookOnRandomModels) {
   std::mt19937 rng(1);
   for (int round = 0; round < 200; ++round) {
-    std::vector<std::string> tokens = {"a", "b", "c"};
-    Json merges = Json::array();
-    PairMerges by_pair;
-    for (int rank = 0; rank < 12; ++rank) {
-      const auto left = static_cast<int32_t>(rng() % tokens.size());
-      const auto right = static_cast<int32_t>(rng() % tokens.size());
-      const std::string merged = tokens[static_cast<size_t>(left)] + tokens[static_cast<size_t>(right)];
-      // One way to make each token: with several, Hugging Face (and we) leave the textbook.
-      if (std::find(tokens.begin(), tokens.end(), merged) != tokens.end()) continue;
-      by_pair[{left, right}] = {static_cast<int>(merges.size()), static_cast<int32_t>(tokens.size())};
-      merges.push_back({tokens[static_cast<size_t>(left)], tokens[static_cast<size_t>(right)]});
-      tokens.push_back(merged);
-    }
-    Json vocab;
-    for (size_t id = 0; id < tokens.size(); ++id) vocab[tokens[id]] = id;
-    const Json model = {{"vocab", vocab}, {"merges", merges}};
+    const RandomModel model(rng);
+    const Json json = model.ToJson();
     for (int trial = 0; trial < 10; ++trial) {
       std::string word;
       Ids letters;
       for (size_t i = rng() % 40; i > 0; --i) {
         letters.push_back(static_cast<int32_t>(rng() % 3));
-        word += tokens[static_cast<size_t>(letters.back())];
+        word += model.tokens[static_cast<size_t>(letters.back())];
       }
-      EXPECT_EQ(Encode(model, word), EncodeByHand(by_pair, letters)) << word << " " << model.dump();
+      EXPECT_EQ(Encode(json, word), EncodeByHand(model.by_pair, letters)) << word << " " << json.dump();
     }
   }
 }
