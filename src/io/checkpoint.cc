@@ -7,6 +7,7 @@
 
 #include "base/check.h"
 #include "base/error.h"
+#include "base/file.h"
 #include "base/json.h"
 #include "io/parallel_blocks.h"
 

@@ -55,7 +55,8 @@ std::string JoinGeometryNames() {
 void AddGenerationEosTokens(const std::filesystem::path& directory, ModelSpec& spec) {
   constexpr size_t kMaxBytes = size_t{1} << 20;
   const std::filesystem::path path = directory / "generation_config.json";
-  if (!std::filesystem::exists(path)) return;
+  std::error_code status;
+  if (!std::filesystem::exists(path, status)) return;
   const Json json = ParseJson(ReadFile(path, kMaxBytes), path.string());
   ConfigReader reader(json, path.string());
   for (int64_t id : reader.Integers("eos_token_id", 0, std::numeric_limits<int32_t>::max())) {

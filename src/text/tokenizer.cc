@@ -1,6 +1,7 @@
 #include "text/tokenizer.h"
 
 #include "base/error.h"
+#include "base/file.h"
 #include "text/unicode.h"
 
 namespace fiddler {

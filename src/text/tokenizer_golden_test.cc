@@ -6,6 +6,8 @@
 #include <chrono>
 #include <filesystem>
 
+#include "base/file.h"
+#include "base/json.h"
 #include "text/stream_decoder.h"
 #include "text/tokenizer.h"
 
