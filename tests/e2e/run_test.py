@@ -47,7 +47,18 @@ class Output(TestCase):
         from_ids = self.succeed("run", DEMO, "--prompt-ids", ids, "-n", "8", "--json").json()
         self.assertEqual(from_ids["token_ids"], result["token_ids"])
         plain = self.succeed("run", DEMO, "--prompt-ids", ids, "-n", "8")
+        self.assertEqual(plain.out.decode(), result["text"] + "\n")
+        # Without a tokenizer beside the weights it is ids in, ids out.
+        model = self.copy_of(DEMO)
+        (model / "tokenizer.json").unlink()
+        plain = self.succeed("run", model, "--prompt-ids", ids, "-n", "8")
         self.assertEqual(plain.out.decode(), ",".join(map(str, result["token_ids"])) + "\n")
+        self.refuse("run", model, "--prompt-ids", ids, "--stop", "x", mentions=("--stop", "tokenizer.json"))
+
+    def test_the_end_of_the_prompt_is_not_generated_text(self) -> None:
+        result = self.succeed("run", DEMO, "-p", "I like this \U0001f642", "-n", "5", "--stop", "\U0001f642", "--json").json()
+        self.assertEqual(result["tokens"], 5)
+        self.assertNotIn("\U0001f642", result["text"])
 
     def test_stop_strings(self) -> None:
         whole = self.succeed("run", DEMO, "-p", PROMPT, "-n", "40", "--json").json()["text"]
