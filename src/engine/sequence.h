@@ -27,9 +27,11 @@ using SequenceId = int64_t;
 
 struct Sequence {
   Sequence(SequenceId sequence_id, Request sequence_request, int64_t vocab_size)
-      : id(sequence_id), request(std::move(sequence_request)), sampler(request.sampling, vocab_size) {
-    tokens.reserve(request.prompt.size() + static_cast<size_t>(request.max_tokens));
-    tokens = request.prompt;
+      : id(sequence_id),
+        request(std::move(sequence_request)),
+        sampler(request.sampling, vocab_size),
+        tokens(request.prompt) {
+    tokens.reserve(static_cast<size_t>(max_length()));  // so that decoding allocates nothing
   }
 
   int64_t length() const { return static_cast<int64_t>(tokens.size()); }

@@ -1,7 +1,6 @@
 #include "engine/text_stream.h"
 
 #include <algorithm>
-#include <compare>
 #include <optional>
 #include <utility>
 
@@ -12,12 +11,8 @@
 namespace fiddler {
 namespace {
 
-// Where a stop string is in a text. Ordered: by where it ends, then by where it begins.
-struct Match {
-  size_t end;
-  size_t begin;
-  auto operator<=>(const Match&) const = default;
-};
+// Where a stop string is in a text: its end, then its beginning, so that matches order by what ends first.
+using Match = std::pair<size_t, size_t>;
 
 // Length of the longest end of `text` with which `stop` could begin.
 size_t LengthOfPossibleStart(const std::string& text, const std::string& stop) {
@@ -79,13 +74,13 @@ std::string TextStream::TakeCertain() {
   size_t keep = 0;
   for (const std::string& stop : stop_strings_) {
     if (const size_t begin = held_.find(stop); begin != std::string::npos) {
-      const Match match = {.end = begin + stop.size(), .begin = begin};
+      const Match match(begin + stop.size(), begin);
       first = std::min(first.value_or(match), match);
     }
     keep = std::max(keep, LengthOfPossibleStart(held_, stop));
   }
   stopped_ = first.has_value();
-  std::string text = held_.substr(0, stopped_ ? first->begin : held_.size() - keep);
+  std::string text = held_.substr(0, stopped_ ? first->second : held_.size() - keep);
   held_.erase(0, text.size());
   return text;
 }

@@ -29,7 +29,7 @@ struct BpeScratch {
     int32_t position;
   };
   struct StringHash {
-    using is_transparent = void;
+    using is_transparent = void;  // NOLINT(readability-identifier-naming): the name the standard looks for
     size_t operator()(std::string_view text) const { return std::hash<std::string_view>()(text); }
   };
 
