@@ -2,41 +2,91 @@
 // functions.
 //
 // Conventions. Activations are float32, row-major, one token a row; a stride is counted in elements. Weights
-// are row-major [rows, cols] in their stored type and are widened to float32 exactly; products and sums are
-// float32 or wider. A kernel computes the range it is given on the calling thread and touches nothing else:
-// who splits work over threads is the engine. Pointers need the alignment of their element, no more. No
+// are packed (packed_matrix.h). A product takes its x packed too: rounded to what the arithmetic of the
+// weights' format takes and laid out for one set of kernels by its own pack. Sums are float32 or wider. A
+// kernel computes the range it is given on the calling thread and touches nothing else: who splits work over
+// threads is the engine. Pointers need the alignment of their element, packed ones that of a cache line. No
 // kernel allocates or throws.
+//
+// Guarantee. What a kernel computes for a token depends on that token alone, to the last bit: not on the
+// range, on the other tokens of the call, or on how they are blocked. So a batch equals its tokens alone, and
+// a prompt gives the same in chunks of any size.
 #pragma once
 
 #include <cstdint>
 
 #include "base/dtype.h"
+#include "kernels/packed_matrix.h"
 
 namespace fiddler {
 
-// Weights [rows, cols]; dtype is F32, F16 or BF16. Owns nothing.
-struct MatrixView {
-  const void* data = nullptr;
-  DType dtype = DType::kF32;
-  int64_t rows = 0;
-  int64_t cols = 0;
-
-  size_t bytes() const { return static_cast<size_t>(rows * cols) * DTypeBytes(dtype); }
+// What x is rounded to before a product.
+enum class Rounding : uint8_t {
+  kNone,         // float32: any weights
+  kBF16,         // to nearest even: BF16 weights
+  kInt8Group64,  // a multiple of (largest magnitude of 64 columns) / 127: INT8 weights
+  kInt8Group32,  // the same of 32 columns: INT4 weights
 };
 
-// y[t, r] = sum_k x[t, k] * w[r, k] + bias[r], for r in [row_begin, row_end) and all tokens t.
-// With a row_index, token t reads x row row_index[t] (a gather; y rows stay 0, 1, ...).
-struct MatMulArgs {
-  MatrixView w;
-  int64_t row_begin = 0;
-  int64_t row_end = 0;
+// The rounding that the fastest arithmetic for weights of this format asks for.
+constexpr Rounding FastRounding(WeightFormat format) {
+  switch (format) {
+    case WeightFormat::kBF16:
+      return Rounding::kBF16;
+    case WeightFormat::kInt8:
+      return Rounding::kInt8Group64;
+    case WeightFormat::kInt4:
+      return Rounding::kInt8Group32;
+    default:
+      return Rounding::kNone;
+  }
+}
+
+// Bytes of one packed token in any set of kernels, a multiple of 64: a tile of tokens begins at its first
+// token times this.
+constexpr int64_t PackedTokenBytes(int64_t cols) { return (cols + 63) / 64 * 64 * 4; }
+
+// Packs x for MatMul and GateUp, some tiles of its tokens: tile i of CpuKernels::num_tiles(tokens).
+struct PackArgs {
+  Rounding rounding = Rounding::kNone;
   int64_t tokens = 0;
-  const float* x = nullptr;  // [.., w.cols]
+  int64_t cols = 0;
+  const float* x = nullptr;  // [.., cols]
   int64_t x_stride = 0;
-  const int32_t* row_index = nullptr;  // [tokens] or null
-  float* y = nullptr;                  // [tokens, w.rows]
-  int64_t y_stride = 0;
+  const int32_t* row_index = nullptr;  // [tokens]: token t is row row_index[t] of x; or null: row t
+  int64_t tile_begin = 0;
+  int64_t tile_end = 0;
+  std::byte* packed = nullptr;  // [tokens, PackedTokenBytes(cols)]
+};
+
+// y[t, r] = sum_k x[t, k] * w[r, k] + bias[r], for all tokens t and the rows r of some panels of w. A product
+// may come in segments along k: each is summed by itself, then they are added in order.
+struct MatMulArgs {
+  PackedMatrix w;  // of the first segment
+  int64_t panel_begin = 0;
+  int64_t panel_end = 0;
+  Rounding rounding = Rounding::kNone;  // kNone or FastRounding(w.format)
+  int64_t tokens = 0;
+  const std::byte* x = nullptr;  // packed, of the first segment
+  int64_t segments = 1;
+  int64_t w_segment_bytes = 0;  // from one segment to the next
+  int64_t x_segment_bytes = 0;
   const float* bias = nullptr;  // [w.rows] or null
+  float* y = nullptr;           // [tokens, w.rows]
+  int64_t y_stride = 0;
+};
+
+// h[t, n] = silu(gate_n . x[t]) * (up_n . x[t]): the first half of a gated FFN. Panel i of w holds the gate
+// rows of neurons [16 i, 16 i + 16), then their up rows.
+struct GateUpArgs {
+  PackedMatrix w;  // [2 * neurons, hidden]; neurons is a multiple of 16
+  int64_t panel_begin = 0;
+  int64_t panel_end = 0;
+  Rounding rounding = Rounding::kNone;  // kNone or FastRounding(w.format)
+  int64_t tokens = 0;
+  const std::byte* x = nullptr;  // packed
+  float* h = nullptr;            // [tokens, neurons]
+  int64_t h_stride = 0;
 };
 
 // y = x / sqrt(mean(x^2) + epsilon) * weight, each row by itself (RMSNorm, arXiv 1910.07467). y may be x.
@@ -104,7 +154,10 @@ struct AttendArgs {
 struct CpuKernels {
   const char* isa;      // "generic", "avx2", "avx512": what FIDDLER_ISA takes
   bool (*runs_here)();  // does this machine have the instructions?
+  int64_t (*num_tiles)(Rounding rounding, int64_t tokens);  // of packed tokens
+  void (*pack)(const PackArgs& args);
   void (*mat_mul)(const MatMulArgs& args);
+  void (*gate_up)(const GateUpArgs& args);
   void (*rms_norm)(const RmsNormArgs& args);
   void (*rope)(const RopeArgs& args);
   void (*attend)(const AttendArgs& args);
@@ -114,11 +167,12 @@ struct CpuKernels {
   void (*scaled_add)(int64_t n, float scale, const float* x, float* y);  // y += scale * x
 
   // Limits to hold the others against; probe.h times them.
-  double (*fma_probe)(int64_t rounds);                // float32 FMAs only; returns the operations done
+  // Arithmetic of a product and nothing else, as the fastest instruction of the set for it does it; returns
+  // the operations done.
+  double (*f32_probe)(int64_t rounds);
+  double (*bf16_probe)(int64_t rounds);
+  double (*int8_probe)(int64_t rounds);
   float (*read_probe)(int64_t n, const float* data);  // reads data once, in order; returns the sum
 };
-
-// Aborts: a weight type that mat_mul does not take has come this far.
-[[noreturn]] void RejectWeightType(DType dtype);
 
 }  // namespace fiddler
