@@ -5,13 +5,13 @@
 #include <string_view>
 #include <vector>
 
-#include "base/check.h"
 #include "base/error.h"
 
 namespace fiddler {
 
 // One line a set, best first; each is defined in kernels/cpu/<isa>.cc.
 #if defined(__x86_64__)
+const CpuKernels& Avx512BF16Kernels();
 const CpuKernels& Avx512Kernels();
 const CpuKernels& Avx2Kernels();
 #endif
@@ -21,6 +21,7 @@ namespace {
 std::vector<const CpuKernels*> SetsThatRunHere() {
   const CpuKernels* const all[] = {
 #if defined(__x86_64__)
+    &Avx512BF16Kernels(),
     &Avx512Kernels(),
     &Avx2Kernels(),
 #endif
@@ -34,11 +35,6 @@ std::vector<const CpuKernels*> SetsThatRunHere() {
 }
 
 }  // namespace
-
-void RejectWeightType(DType dtype) {
-  CHECK(false, "weights of type {}", DTypeName(dtype));
-  std::abort();
-}
 
 std::span<const CpuKernels* const> SupportedKernels() {
   static const std::vector<const CpuKernels*> supported = SetsThatRunHere();

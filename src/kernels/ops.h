@@ -161,8 +161,6 @@ struct CpuKernels {
   void (*rms_norm)(const RmsNormArgs& args);
   void (*rope)(const RopeArgs& args);
   void (*attend)(const AttendArgs& args);
-  void (*silu_mul)(int64_t n, const float* gate, const float* up,
-                   float* out);                      // out = silu(gate) * up; out may be gate
   void (*add)(int64_t n, const float* x, float* y);  // y += x
   void (*scaled_add)(int64_t n, float scale, const float* x, float* y);  // y += scale * x
 

@@ -17,10 +17,10 @@ double MeasureReadRate(const CpuKernels& kernels, std::span<const float> data) {
   return static_cast<double>(data.size_bytes()) / (ThreadSeconds() - begin);
 }
 
-double MeasureFmaRate(const CpuKernels& kernels) {
+double MeasureRate(double (*probe)(int64_t rounds)) {
   constexpr int64_t kRounds = 200'000;
   const double begin = ThreadSeconds();
-  const double operations = kernels.fma_probe(kRounds);
+  const double operations = probe(kRounds);
   return operations / (ThreadSeconds() - begin);
 }
 

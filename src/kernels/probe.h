@@ -14,7 +14,7 @@ double ThreadSeconds();  // CPU time of the calling thread so far
 // Bytes a second of one pass over data, in order; cold only if data is larger than the caches.
 double MeasureReadRate(const CpuKernels& kernels, std::span<const float> data);
 
-// Float32 operations a second (an FMA is two), over about a millisecond.
-double MeasureFmaRate(const CpuKernels& kernels);
+// Operations a second of one of the set's arithmetic probes, over about a millisecond.
+double MeasureRate(double (*probe)(int64_t rounds));
 
 }  // namespace fiddler

@@ -2,7 +2,8 @@
 // included here must bring no inline function that others share (tools/check_isa_objects tells).
 #include "kernels/cpu/attend.h"
 #include "kernels/cpu/elementwise.h"
-#include "kernels/cpu/mat_mul.h"
+#include "kernels/cpu/pack_f32.h"
+#include "kernels/cpu/panel_f32.h"
 #include "kernels/cpu/simd_avx2.h"
 
 namespace fiddler {
@@ -19,14 +20,18 @@ bool RunsHere() {
 constexpr CpuKernels kAvx2 = {
     .isa = "avx2",
     .runs_here = RunsHere,
-    .mat_mul = MatMul<Simd>,
+    .num_tiles = [](Rounding, int64_t tokens) { return NumTiles<kF32Tokens<Simd>>(tokens); },
+    .pack = PackF32<Simd, kF32Tokens<Simd>>,
+    .mat_mul = MatMulF32<Simd>,
+    .gate_up = GateUpF32<Simd>,
     .rms_norm = RmsNorm<Simd>,
     .rope = Rope<Simd>,
     .attend = Attend<Simd>,
-    .silu_mul = SiluMul<Simd>,
     .add = Add<Simd>,
     .scaled_add = ScaledAdd<Simd>,
-    .fma_probe = FmaProbe<Simd>,
+    .f32_probe = F32Probe<Simd>,
+    .bf16_probe = F32Probe<Simd>,
+    .int8_probe = F32Probe<Simd>,
     .read_probe = ReadProbe<Simd>,
 };
 

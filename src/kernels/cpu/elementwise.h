@@ -81,18 +81,15 @@ void Rope(const RopeArgs& args) {
   }
 }
 
-// silu(g) = g * sigmoid(g), and sigmoid(g) = e / (1 + e) with e = exp(g), or 1 / (1 + exp(-g)): the exponent
-// is never positive, so nothing overflows.
+// silu(g) * u. silu(g) = g * sigmoid(g), and sigmoid(g) = e / (1 + e) with e = exp(g), or 1 / (1 + exp(-g)): the
+// exponent is never positive, so nothing overflows.
 template <class S>
-void SiluMul(int64_t n, const float* gate, const float* up, float* out) {
+[[gnu::always_inline]] inline typename S::Reg SiluTimes(typename S::Reg g, typename S::Reg u) {
   using Reg = typename S::Reg;
   const Reg one = S::Set(1.0f);
-  ForEachRegister<S>(n, [&](auto at) {
-    const Reg g = at.Load(gate);
-    const Reg e = Exp<S>(S::IfNegative(g, g, S::Sub(S::Zero(), g)));
-    const Reg sigmoid = S::Div(S::IfNegative(g, e, one), S::Add(one, e));
-    at.Store(out, S::Mul(S::Mul(g, sigmoid), at.Load(up)));
-  });
+  const Reg e = Exp<S>(S::IfNegative(g, g, S::Sub(S::Zero(), g)));
+  const Reg sigmoid = S::Div(S::IfNegative(g, e, one), S::Add(one, e));
+  return S::Mul(S::Mul(g, sigmoid), u);
 }
 
 template <class S>
@@ -108,7 +105,7 @@ void ScaledAdd(int64_t n, float scale, const float* x, float* y) {
 
 // Enough independent chains to fill two FMA units of latency 4, or the line buffers of a core.
 template <class S>
-double FmaProbe(int64_t rounds) {
+double F32Probe(int64_t rounds) {
   constexpr int kChains = 10;
   typename S::Reg chains[kChains];
   const typename S::Reg factor = S::Set(0.999f);

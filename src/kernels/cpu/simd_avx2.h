@@ -28,6 +28,17 @@ struct Simd {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
   }
 
+  // The low and the high half of kWidth words, each a BF16; an unsigned field of kWidth words, as floats.
+  static Reg LowBF16(const uint32_t* p) { return _mm256_castsi256_ps(_mm256_slli_epi32(LoadWords(p), 16)); }
+  static Reg HighBF16(const uint32_t* p) {
+    const __m256i high = _mm256_set1_epi32(static_cast<int>(0xffff0000));
+    return _mm256_castsi256_ps(_mm256_and_si256(LoadWords(p), high));
+  }
+  static Reg Bits(const uint32_t* p, int shift, int mask) {
+    const __m256i field = _mm256_srl_epi32(LoadWords(p), _mm_cvtsi32_si128(shift));
+    return _mm256_cvtepi32_ps(_mm256_and_si256(field, _mm256_set1_epi32(mask)));
+  }
+
   // The first n < kWidth elements, zeros behind them; nothing past them is touched.
   static Reg LoadFirst(const float* p, int64_t n) { return _mm256_maskload_ps(p, Mask(n)); }
   template <class Half>
@@ -72,6 +83,9 @@ struct Simd {
   }
 
  private:
+  static __m256i LoadWords(const uint32_t* p) {
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  }
   static __m256i Mask(int64_t n) {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n)),
                               _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));

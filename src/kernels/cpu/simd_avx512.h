@@ -26,6 +26,19 @@ struct Simd {
   }
   static Reg Load(const BF16* p) { return Widen(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
 
+  // The low and the high half of kWidth words, each a BF16; an unsigned field of kWidth words, as floats.
+  static Reg LowBF16(const uint32_t* p) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(p), 16));
+  }
+  static Reg HighBF16(const uint32_t* p) {
+    const __m512i high = _mm512_set1_epi32(static_cast<int>(0xffff0000));
+    return _mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(p), high));
+  }
+  static Reg Bits(const uint32_t* p, int shift, int mask) {
+    const __m512i field = _mm512_srl_epi32(_mm512_loadu_si512(p), _mm_cvtsi32_si128(shift));
+    return _mm512_cvtepi32_ps(_mm512_and_si512(field, _mm512_set1_epi32(mask)));
+  }
+
   // The first n < kWidth elements, zeros behind them; nothing past them is touched.
   static Reg LoadFirst(const float* p, int64_t n) { return _mm512_maskz_loadu_ps(Mask(n), p); }
   static Reg LoadFirst(const F16* p, int64_t n) {

@@ -1,34 +1,68 @@
 // The oracle: each op as its definition reads, scalar, sums in double. Slow on purpose.
 #include <algorithm>
 #include <cmath>
+#include <vector>
 
 #include "kernels/dispatch.h"
+#include "kernels/rounding.h"
 
 namespace fiddler {
 namespace {
 
-float WeightAt(const MatrixView& w, int64_t index) {
-  switch (w.dtype) {
-    case DType::kF32:
-      return static_cast<const float*>(w.data)[index];
-    case DType::kF16:
-      return ToFloat(static_cast<const F16*>(w.data)[index]);
-    case DType::kBF16:
-      return ToFloat(static_cast<const BF16*>(w.data)[index]);
-    default:
-      RejectWeightType(w.dtype);
+int64_t NumTiles(Rounding, int64_t tokens) { return tokens; }
+
+// Rows of floats, one token a tile.
+void Pack(const PackArgs& args) {
+  const int64_t group = RoundingGroup(args.rounding);
+  for (int64_t t = args.tile_begin; t < args.tile_end; ++t) {
+    const float* x = args.x + (args.row_index ? args.row_index[t] : t) * args.x_stride;
+    auto* packed = reinterpret_cast<float*>(args.packed + t * PackedTokenBytes(args.cols));
+    std::copy_n(x, args.cols, packed);
+    for (int64_t k = 0; k < args.cols; k += group) {
+      RoundGroup(args.rounding, std::min(group, args.cols - k), packed + k);
+    }
   }
 }
 
+double Dot(const std::vector<float>& weights, const std::byte* x) {
+  const auto* values = reinterpret_cast<const float*>(x);
+  double sum = 0;
+  for (size_t k = 0; k < weights.size(); ++k) sum += static_cast<double>(values[k]) * weights[k];
+  return sum;
+}
+
 void MatMul(const MatMulArgs& args) {
-  for (int64_t t = 0; t < args.tokens; ++t) {
-    const float* x = args.x + (args.row_index ? args.row_index[t] : t) * args.x_stride;
-    for (int64_t r = args.row_begin; r < args.row_end; ++r) {
-      double sum = args.bias ? args.bias[r] : 0.0;
-      for (int64_t k = 0; k < args.w.cols; ++k) {
-        sum += static_cast<double>(x[k]) * WeightAt(args.w, r * args.w.cols + k);
+  const int64_t token_bytes = PackedTokenBytes(args.w.cols);
+  std::vector<float> weights(static_cast<size_t>(args.w.cols));
+  const int64_t end = std::min(args.panel_end * kPanelRows, args.w.rows);
+  for (int64_t r = args.panel_begin * kPanelRows; r < end; ++r) {
+    for (int64_t segment = 0; segment < args.segments; ++segment) {
+      PackedMatrix w = args.w;
+      w.data += segment * args.w_segment_bytes;
+      UnpackRow(w, r, weights.data());
+      const std::byte* x = args.x + segment * args.x_segment_bytes;
+      for (int64_t t = 0; t < args.tokens; ++t) {
+        float& y = args.y[t * args.y_stride + r];
+        const double start = segment > 0 ? y : args.bias ? args.bias[r] : 0.0;
+        y = static_cast<float>(start + Dot(weights, x + t * token_bytes));
       }
-      args.y[t * args.y_stride + r] = static_cast<float>(sum);
+    }
+  }
+}
+
+void GateUp(const GateUpArgs& args) {
+  constexpr int64_t kNeurons = kPanelRows / 2;  // of a panel
+  const int64_t token_bytes = PackedTokenBytes(args.w.cols);
+  std::vector<float> gate(static_cast<size_t>(args.w.cols));
+  std::vector<float> up(gate.size());
+  for (int64_t n = args.panel_begin * kNeurons; n < args.panel_end * kNeurons; ++n) {
+    const int64_t gate_row = n / kNeurons * kPanelRows + n % kNeurons;
+    UnpackRow(args.w, gate_row, gate.data());
+    UnpackRow(args.w, gate_row + kNeurons, up.data());
+    for (int64_t t = 0; t < args.tokens; ++t) {
+      const double g = Dot(gate, args.x + t * token_bytes);
+      const double u = Dot(up, args.x + t * token_bytes);
+      args.h[t * args.h_stride + n] = static_cast<float>(g / (1.0 + std::exp(-g)) * u);
     }
   }
 }
@@ -90,13 +124,6 @@ void Attend(const AttendArgs& args) {
   }
 }
 
-void SiluMul(int64_t n, const float* gate, const float* up, float* out) {
-  for (int64_t i = 0; i < n; ++i) {
-    const double g = gate[i];
-    out[i] = static_cast<float>(g / (1.0 + std::exp(-g)) * up[i]);
-  }
-}
-
 void Add(int64_t n, const float* x, float* y) {
   for (int64_t i = 0; i < n; ++i) y[i] += x[i];
 }
@@ -105,7 +132,7 @@ void ScaledAdd(int64_t n, float scale, const float* x, float* y) {
   for (int64_t i = 0; i < n; ++i) y[i] += scale * x[i];
 }
 
-double FmaProbe(int64_t rounds) {
+double F32Probe(int64_t rounds) {
   volatile float sum = 1.0f;
   for (int64_t i = 0; i < rounds; ++i) sum = sum * 0.999f + 0.999f;
   return 2.0 * static_cast<double>(rounds);
@@ -122,14 +149,18 @@ bool RunsHere() { return true; }
 constexpr CpuKernels kGeneric = {
     .isa = "generic",
     .runs_here = RunsHere,
+    .num_tiles = NumTiles,
+    .pack = Pack,
     .mat_mul = MatMul,
+    .gate_up = GateUp,
     .rms_norm = RmsNorm,
     .rope = Rope,
     .attend = Attend,
-    .silu_mul = SiluMul,
     .add = Add,
     .scaled_add = ScaledAdd,
-    .fma_probe = FmaProbe,
+    .f32_probe = F32Probe,
+    .bf16_probe = F32Probe,
+    .int8_probe = F32Probe,
     .read_probe = ReadProbe,
 };
 

@@ -1,0 +1,158 @@
+// mat_mul and gate_up over the panels of packed weights, for any core.
+//
+// A Core multiplies one panel, or one group after another of it, with a tile of tokens; the sums of a tile stay
+// in registers: [kVectors][T] of them, 32 rows by T tokens, each one chain of additions in rising order of
+// columns. That order is the same for every T, which is what makes a batch equal its tokens alone.
+//
+//   struct Core {
+//     using S = ...;                                   // Simd of the sums
+//     static constexpr int kMaxTokens;                 // of a tile
+//     template <int T>                                 // sums of `groups` groups; x as Pack laid it out
+//     static void Run(const std::byte* w, const std::byte* x, int64_t groups, Ahead& ahead,
+//                     typename S::Reg (&sums)[kVectors][T]);
+//   };
+//
+// One tile: memory is the limit, the panel streams by once and the hardware reads ahead. More: the panel is used
+// from L2 by one tile of tokens after another, while the first two fetch the next panel (or segment).
+#pragma once
+
+#include <immintrin.h>
+
+#include "kernels/cpu/elementwise.h"
+#include "kernels/cpu/runs.h"
+#include "kernels/ops.h"
+
+namespace fiddler {
+
+// What to fetch into L2 in the meantime, a line for every 128 bytes a tile reads.
+struct Ahead {
+  const std::byte* next = nullptr;  // null: nothing
+
+  [[gnu::always_inline]] void FetchLine() {
+    _mm_prefetch(reinterpret_cast<const char*>(next), _MM_HINT_T1);
+    next += kCacheLine;
+  }
+};
+
+// The panel's own next lines, 128 bytes of them. With more than one token the hardware, which reads ahead by what
+// has been missed, comes too late; with one it does better alone.
+[[gnu::always_inline]] inline void FetchStream(const std::byte* w) {
+  constexpr int kDistance = 4096;  // bytes: 1 KB 0.66, 2 KB 0.74, 4 KB 0.88 of a read at 8 tokens
+  _mm_prefetch(reinterpret_cast<const char*>(w) + kDistance, _MM_HINT_T0);
+  _mm_prefetch(reinterpret_cast<const char*>(w) + kDistance + kCacheLine, _MM_HINT_T0);
+}
+
+// Calls body(first, Size<T>) for every tile of a packed x. Pack and the products share it.
+template <class Core, class Body>
+[[gnu::always_inline]] inline void ForEachTile(int64_t tokens, const Body& body) {
+  ForEachRun<Core::kMaxTokens>(tokens, body);
+}
+
+// Panels that all tokens use before the next ones: half of L2, so that they stay there while x streams by, and
+// the tile of x that they share does too.
+constexpr int64_t kBlockBytes = 512 * 1024;
+
+// Calls store(panel, segment, first token, sums) with the sums of every panel in [begin, end), segment and tile;
+// segments in order.
+template <class Core, class Store>
+[[gnu::always_inline]] inline void MultiplyPanels(const MatMulArgs& args, const Store& store) {
+  constexpr int kVectors = kPanelRows / Core::S::kWidth;
+  const int64_t groups = args.w.num_groups();
+  const int64_t token_bytes = PackedTokenBytes(args.w.cols);
+  const int64_t panel_bytes = args.w.panel_bytes();
+  const int64_t tiles = (args.tokens + Core::kMaxTokens - 1) / Core::kMaxTokens;
+  const int64_t fit = kBlockBytes / panel_bytes;
+  const int64_t block = args.segments > 1 || fit < 1 ? 1 : fit;
+  for (int64_t begin = args.panel_begin; begin < args.panel_end; begin += block) {
+    const int64_t end = args.panel_end - begin < block ? args.panel_end : begin + block;
+    const std::byte* w = args.w.Panel(begin);
+    const std::byte* x = args.x;
+    for (int64_t segment = 0; segment < args.segments; ++segment) {
+      const bool last = segment + 1 == args.segments;
+      const std::byte* const next = last ? args.w.Panel(end) : w + args.w_segment_bytes;
+      const int64_t next_bytes = last && end == args.panel_end ? 0 : (end - begin) * panel_bytes;
+      int64_t fetched = 0;
+      ForEachTile<Core>(args.tokens, [&](int64_t first, auto size) {
+        constexpr int T = decltype(size)::kValue;
+        for (int64_t panel = begin; panel < end; ++panel) {
+          typename Core::S::Reg sums[kVectors][T];
+          const std::byte* const panel_w = w + (panel - begin) * panel_bytes;
+          if (tiles > 1 && fetched < next_bytes) {
+            Ahead ahead{next + fetched};
+            Core::template Run<T, true>(panel_w, x + first * token_bytes, groups, ahead, sums);
+            fetched += panel_bytes / 2;
+          } else {
+            Ahead ahead;
+            Core::template Run<T, false>(panel_w, x + first * token_bytes, groups, ahead, sums);
+          }
+          store(panel, segment, first, sums);
+        }
+      });
+      w += args.w_segment_bytes;
+      x += args.x_segment_bytes;
+    }
+  }
+}
+
+// The part of an array of `count` rows that vector `v` of a panel covers.
+template <class S>
+struct PanelPart {
+  int64_t begin;
+  int64_t count;  // less than kWidth at the end; not positive past it
+
+  typename S::Reg Load(const float* p) const {
+    return count >= S::kWidth ? S::Load(p + begin) : S::LoadFirst(p + begin, count);
+  }
+  void Store(float* p, typename S::Reg a) const {
+    if (count >= S::kWidth) return S::Store(p + begin, a);
+    S::StoreFirst(p + begin, count, a);
+  }
+};
+
+template <class Core>
+void MatMulPanels(const MatMulArgs& args) {
+  using S = typename Core::S;
+  MultiplyPanels<Core>(args, [&]<int V, int T>(int64_t panel, int64_t segment, int64_t first,
+                                               typename S::Reg(&sums)[V][T]) __attribute__((always_inline)) {
+    float* const y = args.y + first * args.y_stride;
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) {
+      const int64_t row = panel * kPanelRows + v * S::kWidth;
+      const PanelPart<S> part{row, args.w.rows - row};
+      if (part.count <= 0) break;
+#pragma GCC unroll 16
+      for (int t = 0; t < T; ++t) {
+        typename S::Reg sum = sums[v][t];
+        if (segment > 0) {
+          sum = S::Add(part.Load(y + t * args.y_stride), sum);
+        } else if (args.bias != nullptr) {
+          sum = S::Add(sum, part.Load(args.bias));
+        }
+        part.Store(y + t * args.y_stride, sum);
+      }
+    }
+  });
+}
+
+template <class Core>
+void GateUpPanels(const GateUpArgs& args) {
+  using S = typename Core::S;
+  const MatMulArgs product = {.w = args.w,
+                              .panel_begin = args.panel_begin,
+                              .panel_end = args.panel_end,
+                              .rounding = args.rounding,
+                              .tokens = args.tokens,
+                              .x = args.x};
+  MultiplyPanels<Core>(product, [&]<int V, int T>(int64_t panel, int64_t, int64_t first,
+                                                  typename S::Reg(&sums)[V][T]) __attribute__((always_inline)) {
+    float* const h = args.h + first * args.h_stride + panel * (kPanelRows / 2);
+#pragma GCC unroll 2
+    for (int v = 0; v < V / 2; ++v) {
+      for (int t = 0; t < T; ++t) {
+        S::Store(h + t * args.h_stride + v * S::kWidth, SiluTimes<S>(sums[v][t], sums[v + V / 2][t]));
+      }
+    }
+  });
+}
+
+}  // namespace fiddler

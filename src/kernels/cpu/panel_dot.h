@@ -1,0 +1,212 @@
+// The cores that AVX-512 BF16 and VNNI make for BF16, INT8 and INT4 weights: one instruction multiplies a pair of
+// BF16, or four bytes, in each lane. And the packing of x for them.
+//
+//   BF16        x as [pairs][T] words of two BF16
+//   INT8, INT4  x as, for each group, [T] float scales, [T] int32 that take the offset of the weights' bytes
+//               out (-128 or -8 times the sum of the group's x), then [quads][T] words of four int8
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstring>
+
+#include "kernels/cpu/pack_f32.h"
+#include "kernels/cpu/panel.h"
+
+namespace fiddler {
+
+template <class SimdType>
+struct BF16Core {
+  using S = SimdType;
+  static constexpr int kVectors = kPanelRows / S::kWidth;
+  static constexpr int kMaxTokens = 14;  // 28 sums, two registers of weights, one of x
+  static constexpr GroupLayout kGroup = LayoutOf(WeightFormat::kBF16);
+
+  template <int T, bool kFetch>
+  [[gnu::always_inline]] static void Run(const std::byte* w, const std::byte* x, int64_t groups, Ahead& ahead,
+                                         __m512 (&sums)[kVectors][T]) {
+#pragma GCC unroll 16
+    for (int t = 0; t < T; ++t) sums[0][t] = sums[1][t] = _mm512_setzero_ps();
+    const auto* pairs = reinterpret_cast<const int*>(x);
+    for (int64_t g = 0; g < groups; ++g, w += kGroup.bytes, pairs += T) {
+      if constexpr (kFetch) ahead.FetchLine();
+      if constexpr (T >= 2) FetchStream(w);
+      const auto low = reinterpret_cast<__m512bh>(_mm512_load_si512(w));
+      const auto high = reinterpret_cast<__m512bh>(_mm512_load_si512(w + kCacheLine));
+#pragma GCC unroll 16
+      for (int t = 0; t < T; ++t) {
+        const auto pair = reinterpret_cast<__m512bh>(_mm512_set1_epi32(pairs[t]));
+        sums[0][t] = _mm512_dpbf16_ps(sums[0][t], low, pair);
+        sums[1][t] = _mm512_dpbf16_ps(sums[1][t], high, pair);
+      }
+    }
+  }
+};
+
+template <class SimdType, WeightFormat format>
+struct Int8Core {
+  using S = SimdType;
+  static constexpr int kVectors = kPanelRows / S::kWidth;
+  static constexpr int kMaxTokens = 6;  // 12 sums of a group, 12 of all, two registers each of weights and scales
+  static constexpr GroupLayout kGroup = LayoutOf(format);
+  static constexpr int64_t kQuads = kGroup.cols / 4;
+
+  template <int T>
+  [[gnu::always_inline]] static void AddQuad(__m512i low, __m512i high, const int* quads,
+                                             __m512i (&sums)[kVectors][T]) {
+#pragma GCC unroll 16
+    for (int t = 0; t < T; ++t) {
+      const __m512i quad = _mm512_set1_epi32(quads[t]);
+      sums[0][t] = _mm512_dpbusd_epi32(sums[0][t], low, quad);
+      sums[1][t] = _mm512_dpbusd_epi32(sums[1][t], high, quad);
+    }
+  }
+
+  template <int T, bool kFetch>
+  [[gnu::always_inline]] static void Run(const std::byte* w, const std::byte* x, int64_t groups, Ahead& ahead,
+                                         __m512 (&sums)[kVectors][T]) {
+#pragma GCC unroll 16
+    for (int t = 0; t < T; ++t) sums[0][t] = sums[1][t] = _mm512_setzero_ps();
+    const auto* words = reinterpret_cast<const int*>(x);
+    for (int64_t g = 0; g < groups; ++g) {
+      const __m512 low_scale = S::Load(reinterpret_cast<const BF16*>(w));
+      const __m512 high_scale = S::Load(reinterpret_cast<const BF16*>(w) + S::kWidth);
+      w += kPanelRows * sizeof(BF16);
+      const auto* const scales = reinterpret_cast<const float*>(words);
+      words += T;
+      __m512i group[kVectors][T];
+#pragma GCC unroll 16
+      for (int t = 0; t < T; ++t) group[0][t] = group[1][t] = _mm512_set1_epi32(words[t]);
+      words += T;
+      if constexpr (format == WeightFormat::kInt8) {
+#pragma GCC unroll 16
+        for (int64_t quad = 0; quad < kQuads; ++quad, w += kPanelRows * 4, words += T) {
+          if constexpr (kFetch) ahead.FetchLine();
+          if constexpr (T >= 2) FetchStream(w);
+          AddQuad<T>(_mm512_load_si512(w), _mm512_load_si512(w + kCacheLine), words, group);
+        }
+      } else {
+        const __m512i halves = _mm512_set1_epi8(15);
+#pragma GCC unroll 4
+        for (int64_t pair = 0; pair < kQuads / 2; ++pair, w += kPanelRows * 4, words += 2 * T) {
+          if constexpr (kFetch) ahead.FetchLine();
+          if constexpr (T >= 2) FetchStream(w);
+          const __m512i low = _mm512_load_si512(w);
+          const __m512i high = _mm512_load_si512(w + kCacheLine);
+          AddQuad<T>(_mm512_and_si512(low, halves), _mm512_and_si512(high, halves), words, group);
+          AddQuad<T>(_mm512_and_si512(_mm512_srli_epi16(low, 4), halves),
+                     _mm512_and_si512(_mm512_srli_epi16(high, 4), halves), words + T, group);
+        }
+      }
+#pragma GCC unroll 16
+      for (int t = 0; t < T; ++t) {
+        const __m512 scale = _mm512_set1_ps(scales[t]);
+        sums[0][t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(group[0][t]), _mm512_mul_ps(low_scale, scale), sums[0][t]);
+        sums[1][t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(group[1][t]), _mm512_mul_ps(high_scale, scale), sums[1][t]);
+      }
+    }
+  }
+};
+
+// Stores 16 words of each of T tokens as [16][T].
+template <int T>
+[[gnu::always_inline]] inline void StoreTransposed(const __m512i (&rows)[T], int count, uint32_t* out) {
+  if constexpr (T == 1) {
+    _mm512_mask_storeu_epi32(out, static_cast<__mmask16>((1u << count) - 1u), rows[0]);
+  } else {
+    alignas(kCacheLine) uint32_t words[T][16];
+#pragma GCC unroll 16
+    for (int t = 0; t < T; ++t) _mm512_store_si512(words[t], rows[t]);
+    for (int i = 0; i < count; ++i) {
+#pragma GCC unroll 16
+      for (int t = 0; t < T; ++t) out[i * T + t] = words[t][i];
+    }
+  }
+}
+
+// 16 columns of x from k on, zeros past the last.
+template <class S>
+[[gnu::always_inline]] inline __m512 LoadColumns(const float* x, int64_t k, int64_t cols) {
+  if (k + S::kWidth <= cols) return S::Load(x + k);
+  return k < cols ? S::LoadFirst(x + k, cols - k) : S::Zero();
+}
+
+template <class S>
+void PackBF16(const PackArgs& args) {
+  const int64_t token_bytes = PackedTokenBytes(args.cols);
+  ForEachTileIn<BF16Core<S>>(args, [&](int64_t first, auto size) {
+    constexpr int T = decltype(size)::kValue;
+    auto* pairs = reinterpret_cast<uint32_t*>(args.packed + first * token_bytes);
+    const float* x[T];
+    for (int t = 0; t < T; ++t) x[t] = PackedRow(args, first + t);
+    for (int64_t k = 0; k < args.cols; k += 32, pairs += 16 * T) {
+      __m512i rows[T];
+#pragma GCC unroll 16
+      for (int t = 0; t < T; ++t) {
+        rows[t] = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(LoadColumns<S>(x[t], k + 16, args.cols),
+                                                                LoadColumns<S>(x[t], k, args.cols)));
+      }
+      StoreTransposed<T>(rows, 16, pairs);
+    }
+  });
+}
+
+// One group of one token: `kWords` words of int8, zeros behind them.
+template <class S, int kGroupCols>
+struct Int8Group {
+  Int8Scale scale;
+  int32_t sum;
+  __m512i words;
+
+  [[gnu::always_inline]] static Int8Group Of(const float* x, int64_t k, int64_t cols) {
+    constexpr int kVectors = kGroupCols / S::kWidth;
+    __m512 values[kVectors];
+    __m512i largest = _mm512_setzero_si512();
+#pragma GCC unroll 4
+    for (int i = 0; i < kVectors; ++i) {
+      values[i] = LoadColumns<S>(x, k + i * S::kWidth, cols);
+      largest = _mm512_max_epu32(
+          largest, _mm512_and_si512(_mm512_castps_si512(values[i]), _mm512_set1_epi32(0x7fffffff)));
+    }
+    Int8Group group;
+    group.scale = Int8Scale::Of(_mm512_reduce_max_epu32(largest));
+    __m512i sum = _mm512_setzero_si512();
+    alignas(kCacheLine) __m128i bytes[4] = {};
+#pragma GCC unroll 4
+    for (int i = 0; i < kVectors; ++i) {
+      const __m512i q = _mm512_cvtps_epi32(_mm512_mul_ps(values[i], _mm512_set1_ps(group.scale.inverse)));
+      sum = _mm512_add_epi32(sum, q);
+      bytes[i] = _mm512_cvtsepi32_epi8(q);
+    }
+    group.sum = _mm512_reduce_add_epi32(sum);
+    group.words = _mm512_load_si512(bytes);
+    return group;
+  }
+};
+
+template <class S, WeightFormat format>
+void PackInt8(const PackArgs& args) {
+  constexpr int kGroupCols = static_cast<int>(LayoutOf(format).cols);
+  constexpr int kOffset = format == WeightFormat::kInt8 ? 128 : 8;
+  const int64_t token_bytes = PackedTokenBytes(args.cols);
+  ForEachTileIn<Int8Core<S, format>>(args, [&](int64_t first, auto size) {
+    constexpr int T = decltype(size)::kValue;
+    auto* out = reinterpret_cast<uint32_t*>(args.packed + first * token_bytes);
+    const float* x[T];
+    for (int t = 0; t < T; ++t) x[t] = PackedRow(args, first + t);
+    for (int64_t k = 0; k < args.cols; k += kGroupCols, out += kGroupCols / 4 * T) {
+      __m512i rows[T];
+      for (int t = 0; t < T; ++t) {
+        const auto group = Int8Group<S, kGroupCols>::Of(x[t], k, args.cols);
+        const int32_t offset = -kOffset * group.sum;
+        std::memcpy(out + t, &group.scale.scale, sizeof(float));
+        std::memcpy(out + T + t, &offset, sizeof(offset));
+        rows[t] = group.words;
+      }
+      out += 2 * T;
+      StoreTransposed<T>(rows, kGroupCols / 4, out);
+    }
+  });
+}
+
+}  // namespace fiddler

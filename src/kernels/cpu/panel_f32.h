@@ -1,0 +1,103 @@
+// The core of products in float32, for weights of every format and any Simd: weights are widened as they are
+// read. x is packed as [cols][T] floats a tile, rounded as asked.
+#pragma once
+
+#include <cstring>
+
+#include "kernels/cpu/panel.h"
+
+namespace fiddler {
+
+// Groups of a panel in `format`: Visit(w, use) calls use(column of the group, its weights of vector v).
+template <class SimdType, WeightFormat format, int kTokens>
+struct F32Core {
+  using S = SimdType;
+  using Reg = typename S::Reg;
+  static constexpr int kVectors = kPanelRows / S::kWidth;
+  static constexpr int kMaxTokens = kTokens;
+  static constexpr GroupLayout kGroup = LayoutOf(format);
+
+  // The 32 weights of column c of a group, vector v.
+  [[gnu::always_inline]] static Reg Weights(const std::byte* group, int64_t c, int v) {
+    const int64_t lane = v * S::kWidth;
+    if constexpr (format == WeightFormat::kF32) {
+      return S::Load(reinterpret_cast<const float*>(group) + lane);
+    } else if constexpr (format == WeightFormat::kF16) {
+      return S::Load(reinterpret_cast<const F16*>(group) + lane);
+    } else if constexpr (format == WeightFormat::kBF16) {
+      const auto* pairs = reinterpret_cast<const uint32_t*>(group) + lane;
+      return c == 0 ? S::LowBF16(pairs) : S::HighBF16(pairs);
+    } else {
+      const Reg scale = S::Load(reinterpret_cast<const BF16*>(group) + lane);
+      const auto* words = reinterpret_cast<const uint32_t*>(group + kPanelRows * sizeof(BF16)) + lane;
+      if constexpr (format == WeightFormat::kInt8) {
+        const Reg q = S::Bits(words + c / 4 * kPanelRows, static_cast<int>(c % 4 * 8), 0xff);
+        return S::Mul(S::Sub(q, S::Set(128)), scale);  // exact
+      } else {
+        const Reg q =
+            S::Bits(words + c / 8 * kPanelRows, static_cast<int>(c % 4 * 8 + c % 8 / 4 * 4), 0xf);
+        return S::Mul(S::Sub(q, S::Set(8)), scale);  // exact
+      }
+    }
+  }
+
+  template <int T, bool kFetch>
+  [[gnu::always_inline]] static void Run(const std::byte* w, const std::byte* x, int64_t groups, Ahead& ahead,
+                                         Reg (&sums)[kVectors][T]) {
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) {
+#pragma GCC unroll 16
+      for (int t = 0; t < T; ++t) sums[v][t] = S::Zero();
+    }
+    const auto* xs = reinterpret_cast<const float*>(x);
+    for (int64_t g = 0; g < groups; ++g, w += kGroup.bytes) {
+      if constexpr (kFetch) {
+        for (int64_t line = 0; line < kGroup.bytes; line += 2 * kCacheLine) ahead.FetchLine();
+      }
+      for (int64_t c = 0; c < kGroup.cols; ++c, xs += T) {
+        Reg values[T];
+#pragma GCC unroll 16
+        for (int t = 0; t < T; ++t) values[t] = S::Set(xs[t]);
+#pragma GCC unroll 4
+        for (int v = 0; v < kVectors; ++v) {
+          const Reg weights = Weights(w, c, v);
+#pragma GCC unroll 16
+          for (int t = 0; t < T; ++t) sums[v][t] = S::Fma(weights, values[t], sums[v][t]);
+        }
+      }
+    }
+  }
+};
+
+// The same for whatever format the weights have: one body is Do<Core>(args).
+template <class S, int kTokens, class Body>
+[[gnu::always_inline]] inline void WithF32Core(WeightFormat format, const Body& body) {
+  switch (format) {
+    case WeightFormat::kF32:
+      return body(F32Core<S, WeightFormat::kF32, kTokens>());
+    case WeightFormat::kF16:
+      return body(F32Core<S, WeightFormat::kF16, kTokens>());
+    case WeightFormat::kBF16:
+      return body(F32Core<S, WeightFormat::kBF16, kTokens>());
+    case WeightFormat::kInt8:
+      return body(F32Core<S, WeightFormat::kInt8, kTokens>());
+    case WeightFormat::kInt4:
+      return body(F32Core<S, WeightFormat::kInt4, kTokens>());
+  }
+}
+
+// 31 registers for sums, weights and one x.
+template <class S>
+inline constexpr int kF32Tokens = S::kRegisters == 32 ? 12 : 3;
+
+template <class S>
+void MatMulF32(const MatMulArgs& args) {
+  WithF32Core<S, kF32Tokens<S>>(args.w.format, [&](auto core) { MatMulPanels<decltype(core)>(args); });
+}
+
+template <class S>
+void GateUpF32(const GateUpArgs& args) {
+  WithF32Core<S, kF32Tokens<S>>(args.w.format, [&](auto core) { GateUpPanels<decltype(core)>(args); });
+}
+
+}  // namespace fiddler
