@@ -28,10 +28,8 @@ struct SlicedFfn {
 
   // [2 * slice_neurons, hidden], rows in the order GateUpArgs takes.
   constexpr PackedMatrix GateUp(int64_t slice) const {
-    return {.data = data + slice * slice_bytes(),
-            .format = format,
-            .rows = 2 * slice_neurons,
-            .cols = hidden};
+    return {
+        .data = data + slice * slice_bytes(), .format = format, .rows = 2 * slice_neurons, .cols = hidden};
   }
   // [hidden, slice_neurons].
   constexpr PackedMatrix Down(int64_t slice) const {
@@ -55,8 +53,8 @@ struct SlicedFfn {
 };
 
 // Neurons of a slice for experts of this shape: a multiple of 64, the same for every format. Of the sizes
-// that keep a slice of bf16 within a 16th of the expert, but not below 0.75 nor above 3 MiB, the one that pads
-// least, and of those the largest.
+// that keep a slice of bf16 within a 16th of the expert, but not below 0.75 nor above 3 MiB, the one that
+// pads least, and of those the largest.
 int64_t ChooseSliceNeurons(int64_t hidden, int64_t intermediate);
 
 // Some whole rows of a row-major matrix.
