@@ -142,10 +142,4 @@ std::span<std::byte> HugePageArena::Allocate(size_t bytes, std::string_view what
   return allocation;
 }
 
-void HugePageArena::Discard(std::span<std::byte> allocation) {
-  if (allocation.empty()) return;
-  CHECK(reinterpret_cast<uintptr_t>(allocation.data()) % kPageBytes == 0, "not an allocation");
-  madvise(allocation.data(), RoundUp(allocation.size(), kPageBytes), MADV_DONTNEED);
-}
-
 }  // namespace fiddler

@@ -41,15 +41,11 @@ class HugePageBuffer {
 };
 
 // Hands out parts of large HugePageBuffers: one system call per 64 MiB instead of one per tensor. All memory
-// goes back when the arena dies; Discard() gives back the pages of one part earlier. Not thread-safe.
-// Move-only.
+// goes back when the arena dies. Not thread-safe. Move-only.
 class HugePageArena {
  public:
   // Begins on a page (4 KiB) that it shares with nobody. Throws Error if the memory is not there.
   std::span<std::byte> Allocate(size_t bytes, std::string_view what);
-
-  // Gives the pages of a whole allocation back to the system; the bytes must not be used again.
-  void Discard(std::span<std::byte> allocation);
 
  private:
   std::vector<HugePageBuffer> buffers_;

@@ -19,7 +19,7 @@ struct TensorView {
   std::string name;
   DType dtype = DType::kF32;
   Shape shape;                       // row-major: the last dimension is contiguous
-  std::span<const std::byte> bytes;  // exactly product(shape) * DTypeBytes(dtype)
+  std::span<const std::byte> bytes;  // exactly product(shape) * DTypeBytes(dtype); any alignment
 };
 
 }  // namespace fiddler

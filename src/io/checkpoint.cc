@@ -9,7 +9,6 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/json.h"
-#include "io/parallel_blocks.h"
 
 namespace fiddler {
 namespace {
@@ -157,7 +156,7 @@ const TensorView* Checkpoint::Find(std::string_view name) const {
   return found == by_name_.end() ? nullptr : tensors_[found->second].view;
 }
 
-TensorView Checkpoint::Require(std::string_view name, const Shape& shape) {
+TensorInfo Checkpoint::Require(std::string_view name, const Shape& shape) const {
   const auto found = by_name_.find(name);
   if (found == by_name_.end()) {
     throw Error("{}: expected a tensor {} of shape {}, got none of that name among {}", model_dir_.string(),
@@ -172,38 +171,28 @@ TensorView Checkpoint::Require(std::string_view name, const Shape& shape) {
     throw Error("{}: tensor {}: expected F32, F16 or BF16, got {}", file->file().path().string(), name,
                 DTypeName(view->dtype));
   }
-  return *view;
+  return {.name = view->name, .dtype = view->dtype, .shape = view->shape};
 }
 
-void Checkpoint::Release(const TensorView& tensor) {
+const Checkpoint::StoredTensor& Checkpoint::At(const TensorInfo& tensor) const {
   const auto found = by_name_.find(tensor.name);
   CHECK(found != by_name_.end(), "{}", tensor.name);
-  tensors_[found->second].file->Release(tensor);
+  return tensors_[found->second];
 }
 
-void Checkpoint::Prefetch(Progress& progress, unsigned threads) const {
-  constexpr size_t kBlockBytes = size_t{16} << 20;  // deep enough a queue for an SSD, often enough a progress
-  struct Block {
-    const MappedFile* file;
-    std::span<const std::byte> bytes;
-  };
-  std::vector<Block> blocks;
-  uint64_t total = 0;
-  for (const SafetensorsFile& safetensors : files_) {
-    std::span<const std::byte> rest = safetensors.file().bytes();
-    total += rest.size();
-    while (!rest.empty()) {
-      const size_t size = std::min(rest.size(), kBlockBytes);
-      blocks.push_back({&safetensors.file(), rest.first(size)});
-      rest = rest.subspan(size);
-    }
-  }
-  progress.Start("reading weights", total);
-  ForEachBlock(blocks.size(), threads, [&](size_t i) {
-    blocks[i].file->Prefetch(blocks[i].bytes);
-    progress.Advance(blocks[i].bytes.size());
-  });
-  progress.Finish();
+void Checkpoint::Read(const TensorInfo& tensor, uint64_t offset, std::span<std::byte> out) const {
+  const auto& [view, file] = At(tensor);
+  file->file().Read(view->bytes.subspan(offset, out.size()), out.data());
+}
+
+void Checkpoint::Prefetch(const TensorInfo& tensor, uint64_t offset, uint64_t bytes) const {
+  const auto& [view, file] = At(tensor);
+  file->file().Prefetch(view->bytes.subspan(offset, bytes));
+}
+
+void Checkpoint::Release(const TensorInfo& tensor, uint64_t offset, uint64_t bytes) const {
+  const auto& [view, file] = At(tensor);
+  file->file().DropCache(view->bytes.subspan(offset, bytes));
 }
 
 }  // namespace fiddler

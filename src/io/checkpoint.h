@@ -14,7 +14,6 @@
 #include <unordered_map>
 #include <vector>
 
-#include "base/progress.h"
 #include "io/safetensors.h"
 #include "io/weight_source.h"
 
@@ -36,18 +35,19 @@ class Checkpoint final : public WeightSource {
   uint64_t total_bytes() const { return total_bytes_; }               // of all tensors()
 
   bool Has(std::string_view name) const override;
-  const TensorView* Find(std::string_view name) const override;
-  TensorView Require(std::string_view name, const Shape& shape) override;
-  void Release(const TensorView& tensor) override;
+  TensorInfo Require(std::string_view name, const Shape& shape) const override;
+  void Read(const TensorInfo& tensor, uint64_t offset, std::span<std::byte> out) const override;
+  void Prefetch(const TensorInfo& tensor, uint64_t offset, uint64_t bytes) const override;
+  // Lets the page cache go.
+  void Release(const TensorInfo& tensor, uint64_t offset, uint64_t bytes) const override;
 
-  // Reads the files into memory with that many threads, so that a cold start shows the rate of the disk and
-  // nothing waits for it later. Costs little when they are in the page cache already. Throws Error where the
-  // disk fails.
-  void Prefetch(Progress& progress, unsigned threads) const;
+  // The tensor as it is stored, of whatever type and shape, or nullptr.
+  const TensorView* Find(std::string_view name) const;
 
  private:
   Checkpoint() = default;
   void IndexTensors(const std::function<bool(const TensorView&)>& counts);
+  const StoredTensor& At(const TensorInfo& tensor) const;
 
   std::filesystem::path model_dir_;
   std::vector<SafetensorsFile> files_;

@@ -7,13 +7,12 @@
 
 #include "base/check.h"
 #include "base/rng.h"
-#include "io/parallel_blocks.h"
 
 namespace fiddler {
 namespace {
 
-// A thread fills one huge page at a time, so that no two threads take the page fault for the same one.
-constexpr size_t kBlockBytes = kHugePageBytes;
+// Part of what the values are: each block of a tensor has keys of its own.
+constexpr size_t kBlockBytes = size_t{2} << 20;
 
 // Numbers are drawn from 16 bits as odd integers from -65535 to 65535: symmetric, and never zero.
 constexpr float kDrawDeviation = 65536.0F / 1.7320508F;  // of a uniform draw: half range / sqrt(3)
@@ -79,37 +78,57 @@ struct AsF16 {
   }
 };
 
+// Bytes [begin, begin + out.size()) of a block; begin need not be a whole word.
 template <typename Encoding>
-[[gnu::always_inline]] inline void FillBlock(std::span<std::byte> out, const BlockParameters& parameters) {
+[[gnu::always_inline]] inline void FillBlock(size_t begin, std::span<std::byte> out,
+                                             const BlockParameters& parameters) {
+  constexpr size_t kWord = sizeof(uint32_t);
   const BlockParameters block = parameters;  // by value: the stores below cannot change it
-  const size_t words = out.size() / sizeof(uint32_t);
-  std::byte* const begin = out.data();
-  for (size_t i = 0; i < words; ++i) {
-    const uint32_t word = Encoding::Word(RandomBits(static_cast<uint32_t>(i), block), block);
-    std::memcpy(begin + i * sizeof(uint32_t), &word, sizeof(uint32_t));
+  size_t index = begin / kWord;
+  const auto next_word = [&] {
+    return Encoding::Word(RandomBits(static_cast<uint32_t>(index++), block), block);
+  };
+  std::byte* to = out.data();
+  size_t left = out.size();
+  if (const size_t skipped = begin % kWord; skipped > 0 && left > 0) {
+    const uint32_t word = next_word();
+    const size_t size = std::min(left, kWord - skipped);
+    std::memcpy(to, reinterpret_cast<const std::byte*>(&word) + skipped, size);
+    to += size;
+    left -= size;
   }
-  const uint32_t last = Encoding::Word(RandomBits(static_cast<uint32_t>(words), block), block);
-  std::memcpy(begin + words * sizeof(uint32_t), &last, out.size() % sizeof(uint32_t));
+  const size_t words = left / kWord;
+  const auto first = static_cast<uint32_t>(index);
+  for (size_t i = 0; i < words; ++i) {
+    const uint32_t word = Encoding::Word(RandomBits(first + static_cast<uint32_t>(i), block), block);
+    std::memcpy(to + i * kWord, &word, kWord);
+  }
+  index += words;
+  if (left % kWord > 0) {
+    const uint32_t last = next_word();
+    std::memcpy(to + words * kWord, &last, left % kWord);
+  }
 }
 
-using BlockFiller = void (*)(std::span<std::byte>, const BlockParameters&);
+using BlockFiller = void (*)(size_t, std::span<std::byte>, const BlockParameters&);
 
 // The same loop for the widest vectors there are; the values are the same. Making BF16 on a Zen 5 core:
-// SSE2 2.3, AVX2 5.2, AVX-512 12.5 GB/s, where clearing the page costs about as much again.
+// SSE2 2.3, AVX2 5.2, AVX-512 12.5 GB/s.
 template <typename Encoding>
-void FillPlain(std::span<std::byte> out, const BlockParameters& block) {
-  FillBlock<Encoding>(out, block);
+void FillPlain(size_t begin, std::span<std::byte> out, const BlockParameters& block) {
+  FillBlock<Encoding>(begin, out, block);
 }
 
 #if defined(__x86_64__)
 template <typename Encoding>
-[[gnu::target("avx2")]] void FillAvx2(std::span<std::byte> out, const BlockParameters& block) {
-  FillBlock<Encoding>(out, block);
+[[gnu::target("avx2")]] void FillAvx2(size_t begin, std::span<std::byte> out, const BlockParameters& block) {
+  FillBlock<Encoding>(begin, out, block);
 }
 
 template <typename Encoding>
-[[gnu::target("avx512f,avx512vl")]] void FillAvx512(std::span<std::byte> out, const BlockParameters& block) {
-  FillBlock<Encoding>(out, block);
+[[gnu::target("avx512f,avx512vl")]] void FillAvx512(size_t begin, std::span<std::byte> out,
+                                                    const BlockParameters& block) {
+  FillBlock<Encoding>(begin, out, block);
 }
 
 template <typename Encoding>
@@ -150,60 +169,32 @@ Distribution DistributionOf(std::string_view name, const Shape& shape) {
   return {0.0F, 0.02F};
 }
 
-size_t NumElements(const Shape& shape) {
-  size_t count = 1;
-  for (const int64_t dimension : shape) {
-    CHECK(dimension >= 0 && !__builtin_mul_overflow(count, static_cast<size_t>(dimension), &count), "{}",
-          ShapeToString(shape));
-  }
-  return count;
-}
-
 }  // namespace
 
-DummyWeights::DummyWeights(uint64_t seed, DType dtype, Progress& progress, unsigned threads)
-    : seed_(seed), dtype_(dtype), progress_(progress), threads_(threads) {
-  CHECK(FillerFor(dtype) != nullptr && threads > 0);
+DummyWeights::DummyWeights(uint64_t seed, DType dtype) : seed_(seed), dtype_(dtype) {
+  CHECK(FillerFor(dtype) != nullptr);
 }
 
-TensorView DummyWeights::Require(std::string_view name, const Shape& shape) {
-  const std::lock_guard lock(mutex_);
-  auto found = tensors_.find(name);
-  if (found == tensors_.end()) {
-    const size_t bytes = NumElements(shape) * DTypeBytes(dtype_);
-    const Tensor tensor = {shape, arena_.Allocate(bytes, fmt::format("dummy weights: tensor {}", name))};
-    Fill(name, tensor);
-    found = tensors_.emplace(name, tensor).first;
-  }
-  const Tensor& tensor = found->second;
-  CHECK(tensor.shape == shape, "{}: first {}, then {}", name, ShapeToString(tensor.shape),
-        ShapeToString(shape));
-  return {.name = std::string(name), .dtype = dtype_, .shape = shape, .bytes = tensor.bytes};
+TensorInfo DummyWeights::Require(std::string_view name, const Shape& shape) const {
+  return {.name = std::string(name), .dtype = dtype_, .shape = shape};
 }
 
-void DummyWeights::Fill(std::string_view name, const Tensor& tensor) {
+void DummyWeights::Read(const TensorInfo& tensor, uint64_t offset, std::span<std::byte> out) const {
   const BlockFiller fill_block = FillerFor(dtype_);
-  const uint64_t key = TensorKey(seed_, name);
-  const Distribution distribution = DistributionOf(name, tensor.shape);
-  const size_t num_blocks = (tensor.bytes.size() + kBlockBytes - 1) / kBlockBytes;
-  ForEachBlock(num_blocks, threads_, [&](size_t block) {
-    const size_t begin = block * kBlockBytes;
-    const size_t size = std::min(kBlockBytes, tensor.bytes.size() - begin);
-    const uint64_t block_key = Rng(key + block).NextBits();
-    fill_block(tensor.bytes.subspan(begin, size), {.first_key = static_cast<uint32_t>(block_key),
-                                                   .second_key = static_cast<uint32_t>(block_key >> 32),
-                                                   .mean = distribution.mean,
-                                                   .scale = distribution.deviation / kDrawDeviation});
-    progress_.Advance(size);
-  });
-}
-
-void DummyWeights::Release(const TensorView& tensor) {
-  const std::lock_guard lock(mutex_);
-  const auto found = tensors_.find(tensor.name);
-  CHECK(found != tensors_.end(), "{}", tensor.name);
-  arena_.Discard(found->second.bytes);
-  tensors_.erase(found);
+  const uint64_t key = TensorKey(seed_, tensor.name);
+  const Distribution distribution = DistributionOf(tensor.name, tensor.shape);
+  while (!out.empty()) {
+    const uint64_t block_key = Rng(key + offset / kBlockBytes).NextBits();
+    const size_t begin = offset % kBlockBytes;
+    const size_t size = std::min(out.size(), kBlockBytes - begin);
+    fill_block(begin, out.first(size),
+               {.first_key = static_cast<uint32_t>(block_key),
+                .second_key = static_cast<uint32_t>(block_key >> 32),
+                .mean = distribution.mean,
+                .scale = distribution.deviation / kDrawDeviation});
+    out = out.subspan(size);
+    offset += size;
+  }
 }
 
 }  // namespace fiddler

@@ -8,46 +8,19 @@
 #include <cerrno>
 #include <cstdint>
 #include <cstring>
-#include <utility>
 
 #include "base/check.h"
 #include "base/error.h"
 
 namespace fiddler {
-namespace {
-
-// Closes on every way out.
-struct FileDescriptor {
-  int number;
-  ~FileDescriptor() {
-    if (number >= 0) close(number);
-  }
-};
-
-size_t PageBytes() { return static_cast<size_t>(sysconf(_SC_PAGESIZE)); }
-
-void* Address(uintptr_t address) { return reinterpret_cast<void*>(address); }
-
-// The pages that hold `part`, as addresses.
-struct PageRange {
-  uintptr_t begin;
-  size_t bytes;
-};
-
-PageRange PagesAround(std::span<const std::byte> part) {
-  const size_t page = PageBytes();
-  const uintptr_t begin = reinterpret_cast<uintptr_t>(part.data()) / page * page;
-  return {begin, reinterpret_cast<uintptr_t>(part.data() + part.size()) - begin};
-}
-
-}  // namespace
 
 MappedFile MappedFile::Open(const std::filesystem::path& path) {
   // O_NONBLOCK: opening a pipe would wait for a writer before we can see that it is no file.
-  const FileDescriptor file{open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)};
-  if (file.number < 0) throw Error("{}: cannot open: {}", path.string(), std::strerror(errno));
+  const int descriptor = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  if (descriptor < 0) throw Error("{}: cannot open: {}", path.string(), std::strerror(errno));
+  MappedFile file(path, descriptor);  // closes it on every way out
   struct stat status {};
-  if (fstat(file.number, &status) != 0) {
+  if (fstat(descriptor, &status) != 0) {
     throw Error("{}: cannot read its size: {}", path.string(), std::strerror(errno));
   }
   if (!S_ISREG(status.st_mode)) {
@@ -55,28 +28,30 @@ MappedFile MappedFile::Open(const std::filesystem::path& path) {
                 S_ISDIR(status.st_mode) ? "a directory" : "a device or pipe");
   }
   const auto size = static_cast<size_t>(status.st_size);
-  if (size == 0) return {path, {}};
-  void* mapping = mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file.number, 0);
+  if (size == 0) return file;
+  void* mapping = mmap(nullptr, size, PROT_READ, MAP_PRIVATE, descriptor, 0);
   if (mapping == MAP_FAILED) {
     throw Error("{}: cannot map {} bytes: {}", path.string(), size, std::strerror(errno));
   }
-  return {path, {static_cast<const std::byte*>(mapping), size}};
+  file.bytes_ = {static_cast<const std::byte*>(mapping), size};
+  return file;
 }
 
-MappedFile::MappedFile(std::filesystem::path path, std::span<const std::byte> bytes)
-    : path_(std::move(path)), bytes_(bytes) {}
-
 MappedFile::MappedFile(MappedFile&& other) noexcept
-    : path_(std::move(other.path_)), bytes_(std::exchange(other.bytes_, {})) {}
+    : path_(std::move(other.path_)),
+      descriptor_(std::exchange(other.descriptor_, -1)),
+      bytes_(std::exchange(other.bytes_, {})) {}
 
 MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
   std::swap(path_, other.path_);
+  std::swap(descriptor_, other.descriptor_);
   std::swap(bytes_, other.bytes_);
   return *this;
 }
 
 MappedFile::~MappedFile() {
   if (!bytes_.empty()) munmap(const_cast<std::byte*>(bytes_.data()), bytes_.size());
+  if (descriptor_ >= 0) close(descriptor_);
 }
 
 bool MappedFile::Contains(std::span<const std::byte> part) const {
@@ -85,25 +60,36 @@ bool MappedFile::Contains(std::span<const std::byte> part) const {
   return part_begin >= begin && part_begin + part.size() <= begin + bytes_.size();
 }
 
-void MappedFile::AdviseDontNeed(std::span<const std::byte> part) const {
-  if (part.empty()) return;
+off_t MappedFile::OffsetOf(std::span<const std::byte> part) const {
   CHECK(Contains(part), "{}", path_.string());
-  // A page shared with a neighbour may go too: it is read again from the page cache when it is touched.
-  const PageRange pages = PagesAround(part);
-  madvise(Address(pages.begin), pages.bytes, MADV_DONTNEED);
+  return part.data() - bytes_.data();
+}
+
+void MappedFile::Read(std::span<const std::byte> part, std::byte* out) const {
+  if (part.empty()) return;
+  const off_t begin = OffsetOf(part);
+  size_t done = 0;
+  while (done < part.size()) {
+    const ssize_t count =
+        pread(descriptor_, out + done, part.size() - done, begin + static_cast<off_t>(done));
+    if (count < 0 && errno == EINTR) continue;
+    if (count <= 0) {
+      throw Error("{}: cannot read bytes {} to {}: {}", path_.string(), begin,
+                  begin + static_cast<off_t>(part.size()),
+                  count == 0 ? "the file shrank after it was opened" : std::strerror(errno));
+    }
+    done += static_cast<size_t>(count);
+  }
 }
 
 void MappedFile::Prefetch(std::span<const std::byte> part) const {
   if (part.empty()) return;
-  CHECK(Contains(part), "{}", path_.string());
-  const PageRange pages = PagesAround(part);
-  madvise(Address(pages.begin), pages.bytes, MADV_WILLNEED);  // all of it at once, where faults read pieces
-  if (madvise(Address(pages.begin), pages.bytes, MADV_POPULATE_READ) == 0) return;
-  if (errno == EINVAL) return;  // Linux before 5.14: the hint above must do
-  throw Error(
-      "{}: cannot read bytes {} to {}: {}", path_.string(), part.data() - bytes_.data(),
-      part.data() - bytes_.data() + static_cast<ptrdiff_t>(part.size()),
-      errno == EFAULT ? "the disk failed, or the file shrank after it was opened" : std::strerror(errno));
+  posix_fadvise(descriptor_, OffsetOf(part), static_cast<off_t>(part.size()), POSIX_FADV_WILLNEED);
+}
+
+void MappedFile::DropCache(std::span<const std::byte> part) const {
+  if (part.empty()) return;
+  posix_fadvise(descriptor_, OffsetOf(part), static_cast<off_t>(part.size()), POSIX_FADV_DONTNEED);
 }
 
 }  // namespace fiddler

@@ -1,12 +1,16 @@
-// A file seen as memory: read-only, mapped, pages are read when they are first touched (or by Prefetch).
+// A file seen as memory: read-only, mapped. What is small (a header) is looked at there; what is big is
+// copied out by Read, which costs no page tables and reports a failing disk as an error.
 //
 // The file must not shrink while it is mapped: touching a page that is gone raises SIGBUS, as with every
-// mmap. Move-only; const methods may be called from several threads.
+// mmap; Read does not touch the mapping. Move-only; const methods may be called from several threads.
 #pragma once
+
+#include <sys/types.h>
 
 #include <cstddef>
 #include <filesystem>
 #include <span>
+#include <utility>
 
 namespace fiddler {
 
@@ -24,18 +28,20 @@ class MappedFile {
   std::span<const std::byte> bytes() const { return bytes_; }
   bool Contains(std::span<const std::byte> part) const;  // whether these bytes are inside the mapping
 
-  // A hint: unmaps whole pages of this part, which must be inside the mapping; the page cache keeps them.
-  // Never fails and never changes what is read.
-  void AdviseDontNeed(std::span<const std::byte> part) const;
+  // Copies this part, which must be inside the mapping, from the file. Throws Error where the disk fails.
+  void Read(std::span<const std::byte> part, std::byte* out) const;
 
-  // Reads this part, which must be inside the mapping, and returns when it is in memory. Throws Error where
-  // the disk fails, instead of SIGBUS.
-  void Prefetch(std::span<const std::byte> part) const;
+  // Hints, which never fail and never change what is read; the part must be inside the mapping.
+  void Prefetch(std::span<const std::byte> part) const;   // starts to read it into the page cache
+  void DropCache(std::span<const std::byte> part) const;  // lets its whole pages go from the page cache
 
  private:
-  MappedFile(std::filesystem::path path, std::span<const std::byte> bytes);
+  MappedFile(std::filesystem::path path, int descriptor) : path_(std::move(path)), descriptor_(descriptor) {}
+
+  off_t OffsetOf(std::span<const std::byte> part) const;  // CHECKs that it is inside
 
   std::filesystem::path path_;
+  int descriptor_ = -1;  // owned
   std::span<const std::byte> bytes_;
 };
 

@@ -27,6 +27,7 @@ TEST(MappedFile, AnEmptyFileHasNoBytes) {
   const MappedFile file = MappedFile::Open(folder.Write("empty", ""));
   EXPECT_EQ(file.size(), 0u);
   file.Prefetch(file.bytes());
+  file.Read(file.bytes(), nullptr);
 }
 
 TEST(MappedFile, MovesWithoutUnmapping) {
@@ -54,14 +55,24 @@ TEST(MappedFile, RefusesWhatIsNoRegularFile) {
             pipe.string() + ": expected a file, got a device or pipe");  // and does not hang
 }
 
-TEST(MappedFile, HintAndPrefetchChangeNothing) {
+TEST(MappedFile, HintsChangeNothing) {
   const TempFolder folder;
   const std::string content(100'000, 'x');
   const MappedFile file = MappedFile::Open(folder.Write("f", content));
   const std::span<const std::byte> part = file.bytes().subspan(5'000, 70'001);
   file.Prefetch(part);
-  file.AdviseDontNeed(part);
+  file.DropCache(part);
   EXPECT_EQ(Text(file.bytes()), content);
+}
+
+TEST(MappedFile, ReadsAnyPart) {
+  const TempFolder folder;
+  std::string content;
+  for (int i = 0; i < 10'000; ++i) content += std::to_string(i);
+  const MappedFile file = MappedFile::Open(folder.Write("f", content));
+  std::string part(12'345, '\0');
+  file.Read(file.bytes().subspan(777, part.size()), reinterpret_cast<std::byte*>(part.data()));
+  EXPECT_EQ(part, content.substr(777, part.size()));
 }
 
 TEST(MappedFile, KnowsWhatIsInside) {
@@ -74,14 +85,16 @@ TEST(MappedFile, KnowsWhatIsInside) {
   EXPECT_FALSE(file.Contains({file.bytes().data(), 11}));
 }
 
-TEST(MappedFile, PrefetchOfAFileThatShrankIsAnErrorAndNoCrash) {
+TEST(MappedFile, ReadOfAFileThatShrankIsAnErrorAndNoCrash) {
   const TempFolder folder;
   const std::filesystem::path path = folder.Write("f", std::string(100'000, 'x'));
   const MappedFile file = MappedFile::Open(path);
   std::filesystem::resize_file(path, 10);
-  EXPECT_EQ(ErrorOf([&] { file.Prefetch(file.bytes()); }),
-            path.string() +
-                ": cannot read bytes 0 to 100000: the disk failed, or the file shrank after it was opened");
+  std::string out(1'000, '\0');
+  file.Read(file.bytes().first(10), reinterpret_cast<std::byte*>(out.data()));
+  EXPECT_EQ(
+      ErrorOf([&] { file.Read(file.bytes().subspan(5, 1'000), reinterpret_cast<std::byte*>(out.data())); }),
+      path.string() + ": cannot read bytes 5 to 1005: the file shrank after it was opened");
 }
 
 }  // namespace

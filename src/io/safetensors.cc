@@ -148,12 +148,6 @@ void CheckCoverage(const std::vector<TensorEntry>& tensors, size_t data_bytes, s
   }
 }
 
-size_t RoundUpToCacheLine(size_t bytes) { return (bytes + 63) / 64 * 64; }
-
-bool IsAligned(const TensorView& tensor) {
-  return reinterpret_cast<uintptr_t>(tensor.bytes.data()) % DTypeBytes(tensor.dtype) == 0;
-}
-
 }  // namespace
 
 SafetensorsHeader ParseSafetensorsHeader(std::span<const std::byte> file, std::string_view source) {
@@ -191,36 +185,13 @@ SafetensorsFile SafetensorsFile::Open(const std::filesystem::path& path) {
                                .shape = std::move(entry.shape),
                                .bytes = data.subspan(entry.begin, entry.end - entry.begin)});
   }
-  result.CopyMisaligned();
   for (size_t i = 0; i < result.tensors_.size(); ++i) result.by_name_.emplace(result.tensors_[i].name, i);
   return result;
-}
-
-void SafetensorsFile::CopyMisaligned() {
-  size_t total = 0;
-  for (const TensorView& tensor : tensors_) {
-    if (!IsAligned(tensor)) total += RoundUpToCacheLine(tensor.bytes.size());
-  }
-  if (total == 0) return;
-  aligned_copies_ =
-      HugePageBuffer(total, fmt::format("{}: a copy of misaligned tensors", file_.path().string()));
-  std::span<std::byte> free = aligned_copies_.bytes();
-  for (TensorView& tensor : tensors_) {
-    if (IsAligned(tensor)) continue;
-    const std::span<std::byte> copy = free.first(tensor.bytes.size());
-    free = free.subspan(RoundUpToCacheLine(copy.size()));
-    std::memcpy(copy.data(), tensor.bytes.data(), copy.size());
-    tensor.bytes = copy;
-  }
 }
 
 const TensorView* SafetensorsFile::Find(std::string_view name) const {
   const auto found = by_name_.find(name);
   return found == by_name_.end() ? nullptr : &tensors_[found->second];
-}
-
-void SafetensorsFile::Release(const TensorView& tensor) const {
-  if (file_.Contains(tensor.bytes)) file_.AdviseDontNeed(tensor.bytes);
 }
 
 }  // namespace fiddler

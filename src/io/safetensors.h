@@ -2,10 +2,9 @@
 //   u64 little-endian N | N bytes of JSON: name -> {dtype, shape, data_offsets} | tensor data
 // A file is refused for everything the reference implementation refuses, and also for duplicate names.
 //
-// Views point into the mapping: nothing is copied. One exception: the format does not ask for alignment, and
-// old writers did not pad the header, so a tensor whose data does not start at a multiple of its element size
-// is copied once, at Open, into a buffer that does. Every view can therefore be read through a pointer to its
-// element type.
+// Views point into the mapping: nothing is copied. The format does not ask for alignment, and old writers did
+// not pad the header, so a view need not begin at a multiple of its element size: copy out what you compute
+// with (MappedFile::Read).
 #pragma once
 
 #include <filesystem>
@@ -17,7 +16,6 @@
 #include <utility>
 #include <vector>
 
-#include "base/memory.h"
 #include "base/tensor.h"
 #include "io/mapped_file.h"
 
@@ -51,15 +49,10 @@ class SafetensorsFile {
   const TensorView* Find(std::string_view name) const;              // nullptr if there is none
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
 
-  // Unmaps the pages of a tensor nobody looks at any more; touching them again reads them again.
-  void Release(const TensorView& tensor) const;
-
  private:
   explicit SafetensorsFile(MappedFile file) : file_(std::move(file)) {}
-  void CopyMisaligned();
 
   MappedFile file_;
-  HugePageBuffer aligned_copies_;
   std::vector<TensorView> tensors_;
   std::unordered_map<std::string_view, size_t> by_name_;  // keys look into tensors_
   std::map<std::string, std::string> metadata_;

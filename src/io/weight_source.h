@@ -1,14 +1,24 @@
 // Where the loader of a model takes its weights from: a checkpoint on disk (checkpoint.h), or made up in
-// memory (dummy_weights.h). The source owns the bytes; views are valid as long as the source is and until
-// Release(). Every method may be called from several threads.
+// memory (dummy_weights.h). A source knows every tensor's type and shape at once; the bytes are read piece by
+// piece, when they are wanted, so that a model need never be in memory twice. Every method may be called from
+// several threads.
 #pragma once
 
+#include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 
 #include "base/tensor.h"
 
 namespace fiddler {
+
+// A tensor in a source: what it is, without its bytes.
+struct TensorInfo {
+  std::string name;
+  DType dtype = DType::kF32;
+  Shape shape;  // row-major: the last dimension is contiguous
+};
 
 class WeightSource {
  public:
@@ -18,16 +28,17 @@ class WeightSource {
   // bias. DummyWeights says no to every name: it makes what is required and nothing more.
   virtual bool Has(std::string_view name) const = 0;
 
-  // The tensor as it is stored, of whatever type and shape, or nullptr: for formats that need a decoder.
-  virtual const TensorView* Find(std::string_view name) const = 0;
+  // The tensor of that name, with exactly that shape, of a float type we compute with (F32, F16, BF16).
+  // Throws Error naming file, tensor, expected and got. Reads none of it.
+  virtual TensorInfo Require(std::string_view name, const Shape& shape) const = 0;
 
-  // The tensor of that name, with exactly that shape, of a float type we compute with (F32, F16, BF16) and
-  // aligned to its element size. Throws Error naming file, tensor, expected and got.
-  virtual TensorView Require(std::string_view name, const Shape& shape) = 0;
+  // Bytes [offset, offset + out.size()) of a required tensor. Throws Error where the disk fails.
+  virtual void Read(const TensorInfo& tensor, uint64_t offset, std::span<std::byte> out) const = 0;
 
-  // The caller has copied the tensor and will not look at this view again: its memory may be given back to
-  // the system. Requiring the name once more is allowed and reads it, or makes it, anew with the same values.
-  virtual void Release(const TensorView& tensor) = 0;
+  // Hints. These bytes are wanted soon: start to bring them from the disk.
+  virtual void Prefetch(const TensorInfo& tensor, uint64_t offset, uint64_t bytes) const = 0;
+  // These bytes were read and are not wanted again: memory that holds them for others' sake may go.
+  virtual void Release(const TensorInfo& tensor, uint64_t offset, uint64_t bytes) const = 0;
 };
 
 }  // namespace fiddler

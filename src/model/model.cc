@@ -7,7 +7,6 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/json.h"
-#include "base/memory.h"
 #include "io/checkpoint.h"
 #include "io/dummy_weights.h"
 #include "model/arch/geometries.h"
@@ -69,24 +68,31 @@ void AddGenerationEosTokens(const std::filesystem::path& directory, ModelSpec& s
   }
 }
 
-// Passes everything on and remembers which tensors were asked for.
+// Passes everything on and remembers which tensors were asked for; used by one thread.
 class RecordingSource final : public WeightSource {
  public:
-  explicit RecordingSource(WeightSource& source) : source_(source) {}
+  explicit RecordingSource(const WeightSource& source) : source_(source) {}
 
   bool Has(std::string_view name) const override { return source_.Has(name); }
-  const TensorView* Find(std::string_view name) const override { return source_.Find(name); }
-  TensorView Require(std::string_view name, const Shape& shape) override {
+  TensorInfo Require(std::string_view name, const Shape& shape) const override {
     required_.emplace(name);
     return source_.Require(name, shape);
   }
-  void Release(const TensorView& tensor) override { source_.Release(tensor); }
+  void Read(const TensorInfo& tensor, uint64_t offset, std::span<std::byte> out) const override {
+    source_.Read(tensor, offset, out);
+  }
+  void Prefetch(const TensorInfo& tensor, uint64_t offset, uint64_t bytes) const override {
+    source_.Prefetch(tensor, offset, bytes);
+  }
+  void Release(const TensorInfo& tensor, uint64_t offset, uint64_t bytes) const override {
+    source_.Release(tensor, offset, bytes);
+  }
 
   bool WasRequired(const std::string& name) const { return required_.contains(name); }
 
  private:
-  WeightSource& source_;
-  std::unordered_set<std::string> required_;
+  const WeightSource& source_;
+  mutable std::unordered_set<std::string> required_;
 };
 
 // Tables that old versions of transformers stored, and a head that repeats the embeddings, are no loss.
@@ -135,7 +141,7 @@ Model OpenModel(ModelConfig config) {
   RecordingSource recording(*checkpoint);
   Model model{.config = std::move(config), .source = nullptr, .weights = {}, .unused_tensors = {}};
   const TensorNames& names = model.config.architecture->names;
-  model.weights = LoadWeights(model.spec(), names, recording);
+  model.weights = FindWeights(model.spec(), names, recording);
   for (const Checkpoint::StoredTensor& tensor : checkpoint->tensors()) {
     const std::string& name = tensor.view->name;
     if (!recording.WasRequired(name) && !IsRedundant(name, model.spec(), names)) {
@@ -146,22 +152,10 @@ Model OpenModel(ModelConfig config) {
   return model;
 }
 
-Model LoadModel(ModelConfig config, Progress& progress, unsigned threads) {
-  Model model = OpenModel(std::move(config));
-  const auto& checkpoint = static_cast<const Checkpoint&>(*model.source);
-  // What does not fit would only push out what was read first.
-  if (checkpoint.total_bytes() < AvailableMemoryBytes()) checkpoint.Prefetch(progress, threads);
-  return model;
-}
-
-Model MakeDummyModel(ModelConfig config, uint64_t seed, DType dtype, Progress& progress, unsigned threads) {
+Model MakeDummyModel(ModelConfig config, uint64_t seed, DType dtype) {
   Model model{.config = std::move(config), .source = nullptr, .weights = {}, .unused_tensors = {}};
-  const uint64_t bytes = static_cast<uint64_t>(CountParameters(model.spec()).total) * DTypeBytes(dtype);
-  RequireMemory(bytes, model.config.name + ": made-up weights");
-  auto source = std::make_unique<DummyWeights>(seed, dtype, progress, threads);
-  progress.Start("making up weights", bytes);
-  model.weights = LoadWeights(model.spec(), model.config.architecture->names, *source);
-  progress.Finish();
+  auto source = std::make_unique<DummyWeights>(seed, dtype);
+  model.weights = FindWeights(model.spec(), model.config.architecture->names, *source);
   model.source = std::move(source);
   return model;
 }

@@ -1,4 +1,4 @@
-// A model ready to run: what it computes and the weights it computes with.
+// A model: what it computes and where its weights are. No matrix is read: engine/pack_model.h does that.
 //
 // A model is named by a Hugging Face directory (config.json, *.safetensors) or by a built-in geometry
 // ("mixtral-8x7b"): the latter, and any config.json, run on made-up weights too.
@@ -12,7 +12,6 @@
 #include <string_view>
 #include <vector>
 
-#include "base/progress.h"
 #include "io/weight_source.h"
 #include "model/architecture.h"
 #include "model/spec.h"
@@ -29,7 +28,7 @@ struct ModelConfig {
 
 struct Model {
   ModelConfig config;
-  std::unique_ptr<WeightSource> source;  // owns the bytes `weights` looks at
+  std::unique_ptr<WeightSource> source;  // of `weights`
   ModelWeights weights;
   std::vector<std::string> unused_tensors;  // in the checkpoint, but nothing this model computes with
 
@@ -43,14 +42,10 @@ std::vector<std::string_view> GeometryNames();
 // `tolerated` are not refused. Throws Error.
 ModelConfig ReadModelConfig(const std::string& model, std::span<const std::string> tolerated = {});
 
-// Opens the checkpoint beside the config and finds every tensor; the weights stay on disk until they are
-// used. Throws Error.
+// Opens the checkpoint beside the config and finds every tensor. Throws Error.
 Model OpenModel(ModelConfig config);
 
-// OpenModel, and the weights read into memory where they fit. Throws Error.
-Model LoadModel(ModelConfig config, Progress& progress, unsigned threads);
-
-// Makes up weights from a seed (io/dummy_weights.h) of one type. Throws Error if memory is short.
-Model MakeDummyModel(ModelConfig config, uint64_t seed, DType dtype, Progress& progress, unsigned threads);
+// Weights of one type made up from a seed (io/dummy_weights.h).
+Model MakeDummyModel(ModelConfig config, uint64_t seed, DType dtype);
 
 }  // namespace fiddler

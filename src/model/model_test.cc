@@ -57,13 +57,10 @@ class EditedModel {
     return folder.path();
   }
 
-  Model Load() const {
-    NoProgress progress;
-    return LoadModel(ReadModelConfig(Write().string()), progress, 1);
-  }
+  Model Open() const { return OpenModel(ReadModelConfig(Write().string())); }
 
-  std::string ErrorOfLoading() const {
-    return ErrorOf([&] { Load(); });
+  std::string ErrorOfOpening() const {
+    return ErrorOf([&] { Open(); });
   }
 
   Json config;
@@ -89,13 +86,13 @@ std::vector<std::string> OneOfEachRole(const EditedModel& model) {
   return names;
 }
 
-TEST(LoadModelTest, EveryTensorIsRequiredAndNamedWhenMissing) {
+TEST(OpenModelTest, EveryTensorIsRequiredAndNamedWhenMissing) {
   for (std::string_view golden : kOneShardGoldens) {
     EditedModel model(golden);
-    EXPECT_NO_THROW(model.Load()) << golden;
+    EXPECT_NO_THROW(model.Open()) << golden;
     for (const std::string& name : OneOfEachRole(model)) {
       auto tensor = model.tensors.extract(name);
-      const std::string error = model.ErrorOfLoading();
+      const std::string error = model.ErrorOfOpening();
       EXPECT_NE(error.find(name), std::string::npos) << golden << ": " << error;
       EXPECT_NE(error.find(model.folder.path().string()), std::string::npos) << error;
       model.tensors.insert(std::move(tensor));
@@ -103,7 +100,7 @@ TEST(LoadModelTest, EveryTensorIsRequiredAndNamedWhenMissing) {
   }
 }
 
-TEST(LoadModelTest, EveryShapeIsChecked) {
+TEST(OpenModelTest, EveryShapeIsChecked) {
   for (std::string_view golden : kOneShardGoldens) {
     EditedModel model(golden);
     for (const std::string& name : OneOfEachRole(model)) {
@@ -116,7 +113,7 @@ TEST(LoadModelTest, EveryShapeIsChecked) {
         wrong.push_back(1);
       }
       tensor.shape = wrong;
-      const std::string error = model.ErrorOfLoading();
+      const std::string error = model.ErrorOfOpening();
       for (const std::string& part :
            {name, ShapeToString(right), ShapeToString(wrong), model.folder.path().string()}) {
         EXPECT_NE(error.find(part), std::string::npos) << golden << ": " << error;
@@ -126,12 +123,12 @@ TEST(LoadModelTest, EveryShapeIsChecked) {
   }
 }
 
-TEST(LoadModelTest, OnlyFloatTypesWeComputeWith) {
+TEST(OpenModelTest, OnlyFloatTypesWeComputeWith) {
   for (const char* dtype : {"I32", "U32"}) {  // as wide as the float32 they replace
     EditedModel model("mixtral-base");
     for (const char* name : {"model.layers.0.self_attn.q_proj.weight", "model.norm.weight"}) {
       model.tensors[name].dtype = dtype;
-      const std::string error = model.ErrorOfLoading();
+      const std::string error = model.ErrorOfOpening();
       EXPECT_NE(error.find(name), std::string::npos) << error;
       EXPECT_NE(error.find(dtype), std::string::npos) << error;
       model.tensors[name].dtype = "F32";
@@ -139,16 +136,16 @@ TEST(LoadModelTest, OnlyFloatTypesWeComputeWith) {
   }
 }
 
-TEST(LoadModelTest, TiedEmbeddingsNeedNoHead) {
+TEST(OpenModelTest, TiedEmbeddingsNeedNoHead) {
   EditedModel model("mixtral-base");
   model.tensors.erase("lm_head.weight");
-  EXPECT_NE(model.ErrorOfLoading().find("lm_head.weight"), std::string::npos);
+  EXPECT_NE(model.ErrorOfOpening().find("lm_head.weight"), std::string::npos);
   model.config["tie_word_embeddings"] = true;
-  const Model loaded = model.Load();
-  EXPECT_EQ(loaded.weights.head.data, loaded.weights.embedding.data);
+  const Model loaded = model.Open();
+  EXPECT_EQ(loaded.weights.head.tensor.name, loaded.weights.embedding.tensor.name);
 }
 
-TEST(LoadModelTest, FilesThatAreNotThere) {
+TEST(OpenModelTest, FilesThatAreNotThere) {
   const TempFolder folder;
   const auto error_of = [&](const fs::path& path) {
     return ErrorOf([&] { ReadModelConfig(path.string()); });
@@ -166,25 +163,21 @@ TEST(LoadModelTest, FilesThatAreNotThere) {
   }
 }
 
-TEST(LoadModelTest, AConfigAloneHasNoWeights) {
+TEST(OpenModelTest, AConfigAloneHasNoWeights) {
   const TempFolder folder;
   const EditedModel model("olmoe-base");
-  NoProgress progress;
   const ModelConfig config = ReadModelConfig(folder.Write("small.json", model.config.dump()).string());
   EXPECT_EQ(config.spec.family, "olmoe");
-  const std::string error = ErrorOf([&] { LoadModel(config, progress, 1); });
+  const std::string error = ErrorOf([&] { OpenModel(config); });
   EXPECT_NE(error.find("small.json: expected a directory with weights"), std::string::npos) << error;
-  EXPECT_EQ(MakeDummyModel(config, 1, DType::kBF16, progress, 1).weights.layers.size(),
-            config.spec.layers.size());
+  EXPECT_EQ(MakeDummyModel(config, 1, DType::kBF16).weights.layers.size(), config.spec.layers.size());
 }
 
 // Made-up weights fit every published shape: the same code asks for them by name and shape.
-TEST(LoadModelTest, DummyWeightsOfEveryFamily) {
+TEST(OpenModelTest, DummyWeightsOfEveryFamily) {
   for (const fs::directory_entry& golden : fs::directory_iterator(kGoldens)) {
     if (golden.path().filename() == "mixtral-dynamic") continue;  // refused (engine/golden_test.cc)
-    NoProgress progress;
-    const Model model =
-        MakeDummyModel(ReadModelConfig((golden.path() / "model").string()), 7, DType::kF32, progress, 1);
+    const Model model = MakeDummyModel(ReadModelConfig((golden.path() / "model").string()), 7, DType::kF32);
     for (const LayerWeights& layer : model.weights.layers) {
       EXPECT_EQ(layer.q.rows, model.spec().attention.q_width());
       EXPECT_EQ(layer.q_bias.empty(), !model.spec().attention.qkv_bias);
@@ -193,7 +186,7 @@ TEST(LoadModelTest, DummyWeightsOfEveryFamily) {
   }
 }
 
-TEST(LoadModelTest, GenerationConfigAddsEndTokens) {
+TEST(OpenModelTest, GenerationConfigAddsEndTokens) {
   EditedModel model("mixtral-base");
   model.config["eos_token_id"] = 2;
   const fs::path& path = model.Write();
@@ -210,7 +203,7 @@ TEST(LoadModelTest, GenerationConfigAddsEndTokens) {
       << error;
 }
 
-TEST(LoadModelTest, TensorsNobodyUsesAreNamed) {
+TEST(OpenModelTest, TensorsNobodyUsesAreNamed) {
   const ModelConfig config =
       ReadModelConfig(std::string(FIDDLER_SOURCE_DIR) + "/tests/oracle/golden/qwen3-base/model");
   EXPECT_TRUE(OpenModel(config).unused_tensors.empty());

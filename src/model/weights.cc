@@ -1,35 +1,36 @@
 #include "model/weights.h"
 
+#include <utility>
+
 #include "base/check.h"
 
 namespace fiddler {
 namespace {
 
-MatrixView AsMatrix(const TensorView& tensor, int64_t rows, int64_t cols) {
-  return {.data = tensor.bytes.data(), .dtype = tensor.dtype, .rows = rows, .cols = cols};
+StoredMatrix AsMatrix(TensorInfo tensor, int64_t rows, int64_t cols) {
+  return {.tensor = std::move(tensor), .first_row = 0, .rows = rows, .cols = cols};
 }
 
 // `count` rows of a matrix, from `begin`.
-MatrixView Rows(const MatrixView& matrix, int64_t begin, int64_t count) {
-  const auto* bytes = static_cast<const std::byte*>(matrix.data);
-  const int64_t offset = begin * matrix.cols * static_cast<int64_t>(DTypeBytes(matrix.dtype));
-  return {.data = bytes + offset, .dtype = matrix.dtype, .rows = count, .cols = matrix.cols};
+StoredMatrix Rows(const StoredMatrix& matrix, int64_t begin, int64_t count) {
+  return {.tensor = matrix.tensor, .first_row = matrix.first_row + begin, .rows = count, .cols = matrix.cols};
 }
 
 template <typename T>
-std::vector<float> Widen(const TensorView& tensor) {
-  const T* values = reinterpret_cast<const T*>(tensor.bytes.data());
-  std::vector<float> floats(tensor.bytes.size() / sizeof(T));
-  for (size_t i = 0; i < floats.size(); ++i) floats[i] = ToFloat(values[i]);
+std::vector<float> Widen(const WeightSource& source, const TensorInfo& tensor, size_t size) {
+  std::vector<T> values(size);
+  source.Read(tensor, 0, std::as_writable_bytes(std::span(values)));
+  std::vector<float> floats(size);
+  for (size_t i = 0; i < size; ++i) floats[i] = ToFloat(values[i]);
   return floats;
 }
 
-class Loader {
+class Finder {
  public:
-  Loader(const ModelSpec& spec, const TensorNames& names, WeightSource& source)
+  Finder(const ModelSpec& spec, const TensorNames& names, const WeightSource& source)
       : spec_(spec), names_(names), source_(source) {}
 
-  ModelWeights Load() {
+  ModelWeights Find() {
     ModelWeights weights;
     weights.embedding = Matrix(names_.embedding, spec_.vocab_size, spec_.hidden);
     for (layer_ = 0; layer_ < spec_.num_layers(); ++layer_) weights.layers.push_back(Layer());
@@ -40,19 +41,19 @@ class Loader {
   }
 
  private:
-  MatrixView Matrix(std::string_view pattern, int64_t rows, int64_t cols, int64_t expert = 0) {
+  StoredMatrix Matrix(std::string_view pattern, int64_t rows, int64_t cols, int64_t expert = 0) {
     return AsMatrix(source_.Require(TensorName(pattern, layer_, expert), {rows, cols}), rows, cols);
   }
 
   std::vector<float> Vector(std::string_view pattern, int64_t size) {
-    const TensorView tensor = source_.Require(TensorName(pattern, layer_), {size});
+    const TensorInfo tensor = source_.Require(TensorName(pattern, layer_), {size});
     switch (tensor.dtype) {
       case DType::kF32:
-        return Widen<float>(tensor);
+        return Widen<float>(source_, tensor, static_cast<size_t>(size));
       case DType::kF16:
-        return Widen<F16>(tensor);
+        return Widen<F16>(source_, tensor, static_cast<size_t>(size));
       case DType::kBF16:
-        return Widen<BF16>(tensor);
+        return Widen<BF16>(source_, tensor, static_cast<size_t>(size));
       default:
         CHECK(false, "{} of type {}", tensor.name, DTypeName(tensor.dtype));
     }
@@ -67,17 +68,17 @@ class Loader {
 
   LayerWeights Layer() {
     LayerWeights layer;
-    LoadAttention(layer);
+    FindAttention(layer);
     layer.ffn_norm = Vector(names_.ffn_norm, spec_.hidden);
     if (spec_.layers[static_cast<size_t>(layer_)].is_moe) {
-      LoadMoe(layer);
+      FindMoe(layer);
     } else {
       layer.dense = Ffn(names_.dense_gate, names_.dense_up, names_.dense_down, spec_.dense_intermediate);
     }
     return layer;
   }
 
-  void LoadAttention(LayerWeights& layer) {
+  void FindAttention(LayerWeights& layer) {
     const AttentionSpec& attention = spec_.attention;
     layer.attention_norm = Vector(names_.attention_norm, spec_.hidden);
     layer.q = Matrix(names_.q, attention.q_width(), spec_.hidden);
@@ -97,7 +98,7 @@ class Loader {
     }
   }
 
-  void LoadMoe(LayerWeights& layer) {
+  void FindMoe(LayerWeights& layer) {
     const MoeSpec& moe = spec_.moe;
     const bool fused = source_.Has(TensorName(names_.fused_gate_up, layer_));
     layer.router = Matrix(fused ? names_.fused_router : names_.router, moe.num_experts, spec_.hidden);
@@ -122,10 +123,10 @@ class Loader {
     const int64_t width = spec_.moe.intermediate;
     const Shape gate_up_shape = {count, 2 * width, spec_.hidden};
     const Shape down_shape = {count, spec_.hidden, width};
-    const TensorView gate_up = source_.Require(TensorName(names_.fused_gate_up, layer_), gate_up_shape);
-    const TensorView down = source_.Require(TensorName(names_.fused_down, layer_), down_shape);
-    const MatrixView gate_up_rows = AsMatrix(gate_up, count * 2 * width, spec_.hidden);
-    const MatrixView down_rows = AsMatrix(down, count * spec_.hidden, width);
+    const TensorInfo gate_up = source_.Require(TensorName(names_.fused_gate_up, layer_), gate_up_shape);
+    const TensorInfo down = source_.Require(TensorName(names_.fused_down, layer_), down_shape);
+    const StoredMatrix gate_up_rows = AsMatrix(gate_up, count * 2 * width, spec_.hidden);
+    const StoredMatrix down_rows = AsMatrix(down, count * spec_.hidden, width);
     std::vector<FfnWeights> experts;
     for (int64_t e = 0; e < count; ++e) {
       experts.push_back({.gate = Rows(gate_up_rows, 2 * e * width, width),
@@ -137,34 +138,14 @@ class Loader {
 
   const ModelSpec& spec_;
   const TensorNames& names_;
-  WeightSource& source_;
+  const WeightSource& source_;
   int64_t layer_ = 0;
 };
 
 }  // namespace
 
-uint64_t Bytes(const FfnWeights& ffn) { return ffn.gate.bytes() + ffn.up.bytes() + ffn.down.bytes(); }
-
-uint64_t DenseBytes(const ModelWeights& weights) {
-  uint64_t bytes = weights.head.bytes();
-  for (const LayerWeights& layer : weights.layers) {
-    bytes += layer.q.bytes() + layer.k.bytes() + layer.v.bytes() + layer.o.bytes();
-    bytes += Bytes(layer.dense) + layer.router.bytes() + Bytes(layer.shared) + layer.shared_router.bytes();
-  }
-  return bytes;
-}
-
-uint64_t TotalBytes(const ModelWeights& weights) {
-  uint64_t bytes = DenseBytes(weights);
-  if (weights.head.data != weights.embedding.data) bytes += weights.embedding.bytes();
-  for (const LayerWeights& layer : weights.layers) {
-    for (const FfnWeights& expert : layer.experts) bytes += Bytes(expert);
-  }
-  return bytes;
-}
-
-ModelWeights LoadWeights(const ModelSpec& spec, const TensorNames& names, WeightSource& source) {
-  return Loader(spec, names, source).Load();
+ModelWeights FindWeights(const ModelSpec& spec, const TensorNames& names, const WeightSource& source) {
+  return Finder(spec, names, source).Find();
 }
 
 }  // namespace fiddler

@@ -1,30 +1,45 @@
-// The weights of a model, found by name, checked for shape, laid out by role. Matrices are views into the
-// WeightSource (zero-copy); the few small vectors are widened to float32 and owned here. Immutable after
-// load.
+// Where the weights of a model lie: found by name, checked for type and shape, sorted by role. Matrices stay
+// in the WeightSource until they are packed (engine/pack_model.h); the few small vectors are widened to
+// float32 and kept here.
 #pragma once
 
+#include <cstdint>
+#include <span>
 #include <vector>
 
 #include "io/weight_source.h"
-#include "kernels/ops.h"
 #include "model/architecture.h"
 #include "model/spec.h"
 
 namespace fiddler {
 
+// A row-major matrix in a source: a tensor, or some consecutive rows of one. Rows count over all dimensions
+// of the tensor but the last.
+struct StoredMatrix {
+  TensorInfo tensor;
+  int64_t first_row = 0;
+  int64_t rows = 0;
+  int64_t cols = 0;
+
+  DType dtype() const { return tensor.dtype; }
+  uint64_t row_bytes() const { return static_cast<uint64_t>(cols) * DTypeBytes(dtype()); }
+  uint64_t bytes() const { return static_cast<uint64_t>(rows) * row_bytes(); }
+  uint64_t OffsetOf(int64_t row) const { return static_cast<uint64_t>(first_row + row) * row_bytes(); }
+};
+
 // A gated feed-forward network: down(silu(gate x) * (up x)).
 struct FfnWeights {
-  MatrixView gate;  // [intermediate, hidden]
-  MatrixView up;    // [intermediate, hidden]
-  MatrixView down;  // [hidden, intermediate]
+  StoredMatrix gate;  // [intermediate, hidden]
+  StoredMatrix up;    // [intermediate, hidden]
+  StoredMatrix down;  // [hidden, intermediate]
 };
 
 struct LayerWeights {
   std::vector<float> attention_norm;  // [hidden]
-  MatrixView q;                       // [num_heads * head_dim, hidden]
-  MatrixView k;                       // [num_kv_heads * head_dim, hidden]
-  MatrixView v;                       // [num_kv_heads * head_dim, hidden]
-  MatrixView o;                       // [hidden, num_heads * head_dim]
+  StoredMatrix q;                     // [num_heads * head_dim, hidden]
+  StoredMatrix k;                     // [num_kv_heads * head_dim, hidden]
+  StoredMatrix v;                     // [num_kv_heads * head_dim, hidden]
+  StoredMatrix o;                     // [hidden, num_heads * head_dim]
   std::vector<float> q_bias;          // as long as the rows of q, or empty; so are the next three
   std::vector<float> k_bias;
   std::vector<float> v_bias;
@@ -34,27 +49,20 @@ struct LayerWeights {
 
   std::vector<float> ffn_norm;      // [hidden]
   FfnWeights dense;                 // where the layer is not MoE
-  MatrixView router;                // [num_experts, hidden]
+  StoredMatrix router;              // [num_experts, hidden]
   std::vector<FfnWeights> experts;  // [num_experts]
   FfnWeights shared;                // the expert every token passes, where the model has one
-  MatrixView shared_router;         // [1, hidden]
+  StoredMatrix shared_router;       // [1, hidden]
 };
 
 struct ModelWeights {
-  MatrixView embedding;           // [vocab_size, hidden]
+  StoredMatrix embedding;         // [vocab_size, hidden]
   std::vector<float> final_norm;  // [hidden]
-  MatrixView head;                // [vocab_size, hidden]
+  StoredMatrix head;              // [vocab_size, hidden]
   std::vector<LayerWeights> layers;
 };
 
-// Bytes of matrices as they are stored.
-uint64_t Bytes(const FfnWeights& ffn);
-// All that every token passes: everything but the embedding and the routed experts.
-uint64_t DenseBytes(const ModelWeights& weights);
-// Everything.
-uint64_t TotalBytes(const ModelWeights& weights);
-
 // Throws Error naming file, tensor, expected and got for whatever is missing or of the wrong shape or type.
-ModelWeights LoadWeights(const ModelSpec& spec, const TensorNames& names, WeightSource& source);
+ModelWeights FindWeights(const ModelSpec& spec, const TensorNames& names, const WeightSource& source);
 
 }  // namespace fiddler
