@@ -13,6 +13,8 @@ void Clamp(float limit, std::span<float> values) {
   for (float& value : values) value = std::clamp(value, -limit, limit);
 }
 
+const float* DataOrNull(const std::vector<float>& values) { return values.empty() ? nullptr : values.data(); }
+
 }  // namespace
 
 Attention::Attention(const ModelSpec& spec, const ParallelOps& ops, KvCache& cache, int64_t max_positions,
@@ -28,7 +30,7 @@ Attention::Attention(const ModelSpec& spec, const ParallelOps& ops, KvCache& cac
   tiles_.reserve(static_cast<size_t>(max_batch_tokens));
 }
 
-void Attention::Run(int64_t layer, const LayerWeights& weights, std::span<const BatchEntry> batch,
+void Attention::Run(int64_t layer, const PackedLayer& weights, std::span<const BatchEntry> batch,
                     const float* x, float* out) {
   const int64_t tokens = CountTokens(batch);
   Project(weights, tokens, x);
@@ -38,33 +40,18 @@ void Attention::Run(int64_t layer, const LayerWeights& weights, std::span<const 
     row += static_cast<int64_t>(entry.tokens.size());
   }
   Attend(layer, batch);
-  const MatMulArgs output = {.w = weights.o,
-                             .tokens = tokens,
-                             .x = attended_,
-                             .x_stride = spec_.attention.q_width(),
-                             .y = out,
-                             .y_stride = spec_.hidden,
-                             .bias = weights.o_bias.empty() ? nullptr : weights.o_bias.data()};
-  ops_.MatMul({&output, 1});
+  const Product output = {.w = weights.o, .bias = DataOrNull(weights.o_bias), .y = out};
+  ops_.MatMul({.tokens = tokens, .x = attended_, .stride = spec_.attention.q_width()}, {&output, 1});
 }
 
-void Attention::Project(const LayerWeights& weights, int64_t tokens, const float* x) {
-  const auto product = [&](const MatrixView& w, const std::vector<float>& bias, float* y) {
-    return MatMulArgs{.w = w,
-                      .tokens = tokens,
-                      .x = x,
-                      .x_stride = spec_.hidden,
-                      .y = y,
-                      .y_stride = w.rows,
-                      .bias = bias.empty() ? nullptr : bias.data()};
-  };
-  const MatMulArgs products[] = {product(weights.q, weights.q_bias, q_),
-                                 product(weights.k, weights.k_bias, k_),
-                                 product(weights.v, weights.v_bias, v_)};
-  ops_.MatMul(products);
+void Attention::Project(const PackedLayer& weights, int64_t tokens, const float* x) {
+  const Product products[] = {{.w = weights.q, .bias = DataOrNull(weights.q_bias), .y = q_},
+                              {.w = weights.k, .bias = DataOrNull(weights.k_bias), .y = k_},
+                              {.w = weights.v, .bias = DataOrNull(weights.v_bias), .y = v_}};
+  ops_.MatMul({.tokens = tokens, .x = x, .stride = spec_.hidden}, products);
 }
 
-void Attention::NormRotateStore(int64_t layer, const LayerWeights& weights, const BatchEntry& entry,
+void Attention::NormRotateStore(int64_t layer, const PackedLayer& weights, const BatchEntry& entry,
                                 int64_t first_row) {
   const AttentionSpec& attention = spec_.attention;
   const CpuKernels& kernels = ops_.kernels();

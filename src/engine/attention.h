@@ -6,12 +6,12 @@
 #include <vector>
 
 #include "engine/batch.h"
+#include "engine/packed_weights.h"
 #include "engine/parallel_ops.h"
 #include "engine/rope_table.h"
 #include "engine/workspace.h"
 #include "kv/kv_cache.h"
 #include "model/spec.h"
-#include "model/weights.h"
 
 namespace fiddler {
 
@@ -22,7 +22,7 @@ class Attention {
             int64_t max_batch_tokens, Workspace& workspace);
 
   // x: normed hidden states of the batch [tokens, hidden]; out: [tokens, hidden].
-  void Run(int64_t layer, const LayerWeights& weights, std::span<const BatchEntry> batch, const float* x,
+  void Run(int64_t layer, const PackedLayer& weights, std::span<const BatchEntry> batch, const float* x,
            float* out);
 
  private:
@@ -34,9 +34,8 @@ class Attention {
     int64_t tokens;
   };
 
-  void Project(const LayerWeights& weights, int64_t tokens, const float* x);
-  void NormRotateStore(int64_t layer, const LayerWeights& weights, const BatchEntry& entry,
-                       int64_t first_row);
+  void Project(const PackedLayer& weights, int64_t tokens, const float* x);
+  void NormRotateStore(int64_t layer, const PackedLayer& weights, const BatchEntry& entry, int64_t first_row);
   void Attend(int64_t layer, std::span<const BatchEntry> batch);
 
   const ModelSpec& spec_;

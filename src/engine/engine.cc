@@ -50,14 +50,15 @@ void ValidateRequest(const Request& request, const ModelSpec& spec, int64_t max_
 
 }  // namespace
 
-Engine::Engine(const Model& model, const CpuKernels& kernels, ThreadPool& pool, const EngineOptions& options)
+Engine::Engine(const PackedModel& model, const CpuKernels& kernels, ThreadPool& pool, const EngineOptions& options)
     : model_(model),
       options_(Checked(options)),
-      cache_(GeometryOf(model.spec()), CountBlocks(options_)),
+      cache_(GeometryOf(model.spec), CountBlocks(options_)),
       forward_(model, kernels, pool, cache_,
                {.batch_tokens = options_.max_batch_tokens,
                 .positions = options_.max_positions,
-                .logit_rows = options_.max_sequences}),
+                .logit_rows = options_.max_sequences,
+                .arithmetic = options_.arithmetic}),
       scheduler_(cache_.pool(),
                  {.batch_tokens = options_.max_batch_tokens, .max_sequences = options_.max_sequences}) {
   const auto max_sequences = static_cast<size_t>(options_.max_sequences);
@@ -67,9 +68,9 @@ Engine::Engine(const Model& model, const CpuKernels& kernels, ThreadPool& pool, 
 }
 
 SequenceId Engine::Add(Request request) {
-  ValidateRequest(request, model_.spec(), options_.max_positions);
+  ValidateRequest(request, model_.spec, options_.max_positions);
   const SequenceId id = next_id_++;
-  scheduler_.Add(std::make_unique<Sequence>(id, std::move(request), model_.spec().vocab_size));
+  scheduler_.Add(std::make_unique<Sequence>(id, std::move(request), model_.spec.vocab_size));
   return id;
 }
 
@@ -113,7 +114,7 @@ void Engine::SampleAndCommit(std::span<const ScheduledWork> work) {
   std::span<float> logits;
   if (!logit_rows_.empty()) logits = forward_.Logits(logit_rows_);
 
-  const auto vocab_size = static_cast<size_t>(model_.spec().vocab_size);
+  const auto vocab_size = static_cast<size_t>(model_.spec.vocab_size);
   for (const ScheduledWork& item : work) {
     Sequence& sequence = *item.sequence;
     const bool complete = is_complete(item);

@@ -10,10 +10,10 @@
 #include <vector>
 
 #include "engine/forward.h"
+#include "engine/packed_weights.h"
 #include "engine/scheduler.h"
 #include "engine/sequence.h"
 #include "kv/kv_cache.h"
-#include "model/model.h"
 
 namespace fiddler {
 
@@ -23,6 +23,7 @@ struct EngineOptions {
   // In one step: long prompts are cut into chunks of this. Taken as max_sequences where that is more, so that
   // every running sequence gets its token.
   int64_t max_batch_tokens = 512;
+  Arithmetic arithmetic = Arithmetic::kFast;
 };
 
 // One new token of one sequence.
@@ -36,7 +37,7 @@ class Engine {
  public:
   // `model`, `kernels` and `pool` must outlive the engine. Allocates the KV cache for max_sequences of
   // max_positions tokens, and the workspace. Throws Error if memory is short.
-  Engine(const Model& model, const CpuKernels& kernels, ThreadPool& pool, const EngineOptions& options);
+  Engine(const PackedModel& model, const CpuKernels& kernels, ThreadPool& pool, const EngineOptions& options);
 
   // Throws Error if the request can never run: no prompt, too long, a token outside the vocabulary, bad
   // parameters.
@@ -56,7 +57,7 @@ class Engine {
   void Run(std::span<const ScheduledWork> work);
   void SampleAndCommit(std::span<const ScheduledWork> work);
 
-  const Model& model_;
+  const PackedModel& model_;
   const EngineOptions options_;
   KvCache cache_;
   Forward forward_;

@@ -6,47 +6,58 @@
 namespace fiddler {
 namespace {
 
-// Rows and neurons enough for every kind of pass the model has: each token through top_k experts, or through
-// one shared expert or dense FFN.
-int64_t MaxSlots(const ModelSpec& spec, int64_t max_batch_tokens) {
-  return max_batch_tokens * std::max<int64_t>(1, spec.moe.top_k);
+int64_t MaxSlots(const MoeSpec& moe, int64_t max_batch_tokens) {
+  const int64_t shared = moe.shared_intermediate > 0 ? 1 : 0;
+  return max_batch_tokens * std::max<int64_t>(1, moe.top_k + shared);
 }
 
-int64_t MaxActivations(const ModelSpec& spec, int64_t max_batch_tokens) {
-  return std::max(MaxSlots(spec, max_batch_tokens) * spec.moe.intermediate,
-                  max_batch_tokens * std::max(spec.moe.shared_intermediate, spec.dense_intermediate));
+// Room for the largest run of any layer: each token through top_k experts and a shared one, or a dense FFN.
+SlicedFfnLimits LimitsOf(const PackedModel& model, int64_t max_batch_tokens) {
+  const ModelSpec& spec = model.spec;
+  SlicedFfnLimits limits = {
+      .hidden = spec.hidden, .tokens = max_batch_tokens, .slots = MaxSlots(spec.moe, max_batch_tokens)};
+  for (const PackedLayer& layer : model.weights.layers) {
+    const SlicedFfn expert = layer.experts.empty() ? SlicedFfn{} : layer.experts.front();
+    limits.slice_neurons = std::max(
+        {limits.slice_neurons, expert.slice_neurons, layer.dense.slice_neurons, layer.shared.slice_neurons});
+    const auto neurons = [](const SlicedFfn& ffn) { return ffn.data ? ffn.padded_neurons() : 0; };
+    const int64_t of_token = spec.moe.top_k * neurons(expert) + neurons(layer.shared);
+    limits.slot_neurons =
+        std::max({limits.slot_neurons, max_batch_tokens * of_token, max_batch_tokens * neurons(layer.dense)});
+  }
+  return limits;
 }
 
 }  // namespace
 
-Ffn::Ffn(const ModelSpec& spec, const ParallelOps& ops, int64_t max_batch_tokens, Workspace& workspace)
-    : spec_(spec),
+Ffn::Ffn(const PackedModel& model, const ParallelOps& ops, int64_t max_batch_tokens, Workspace& workspace)
+    : spec_(model.spec),
       ops_(ops),
-      groups_(MaxSlots(spec, max_batch_tokens), spec.moe.num_experts),
-      experts_(static_cast<size_t>(max_batch_tokens * spec.moe.top_k)),
-      weights_(static_cast<size_t>(max_batch_tokens * spec.moe.top_k)),
-      router_logits_(workspace.Floats(max_batch_tokens * spec.moe.num_experts)),
-      gate_(workspace.Floats(MaxActivations(spec, max_batch_tokens))),
-      up_(workspace.Floats(MaxActivations(spec, max_batch_tokens))),
-      down_(workspace.Floats(MaxSlots(spec, max_batch_tokens) * spec.hidden)),
+      groups_(max_batch_tokens * spec_.moe.top_k, spec_.moe.num_experts),
+      runner_(LimitsOf(model, max_batch_tokens), ops, workspace),
+      experts_(static_cast<size_t>(max_batch_tokens * spec_.moe.top_k)),
+      weights_(static_cast<size_t>(max_batch_tokens * spec_.moe.top_k)),
+      router_logits_(workspace.Floats(max_batch_tokens * spec_.moe.num_experts)),
       shared_gate_(workspace.Floats(max_batch_tokens)) {
-  passes_.reserve(static_cast<size_t>(spec.moe.num_experts));
+  passes_.reserve(static_cast<size_t>(spec_.moe.num_experts + 1));
 }
 
-void Ffn::Run(int64_t layer, const LayerWeights& weights, int64_t tokens, const float* x, float* out) {
-  if (spec_.layers[static_cast<size_t>(layer)].is_moe) {
-    RunMoe(layer, weights, tokens, x, out);
-    if (spec_.moe.shared_intermediate > 0) AddShared(weights, tokens, x, out);
-  } else {
-    const Pass all = {.ffn = &weights.dense, .first_slot = 0, .tokens = tokens, .token_index = nullptr};
-    RunPasses({&all, 1}, x);
-    std::copy_n(down_, tokens * spec_.hidden, out);
-  }
+void Ffn::Run(int64_t layer, const PackedLayer& weights, int64_t tokens, const float* x, float* out) {
+  if (spec_.layers[static_cast<size_t>(layer)].is_moe) return RunMoe(layer, weights, tokens, x, out);
+  const FfnPass all = {.ffn = &weights.dense, .first_slot = 0, .tokens = tokens, .token_index = nullptr};
+  runner_.Run({&all, 1}, x, /*same_x=*/false);
+  ForEachPart(tokens, [&](int64_t t, int64_t begin, int64_t end) {
+    float* sum = out + t * spec_.hidden;
+    std::fill(sum + begin, sum + end, 0.0f);
+    runner_.AddOutput(t, 1.0f, begin, end, sum);
+  });
 }
 
-void Ffn::RunMoe(int64_t layer, const LayerWeights& weights, int64_t tokens, const float* x, float* out) {
+void Ffn::RunMoe(int64_t layer, const PackedLayer& weights, int64_t tokens, const float* x, float* out) {
   const int64_t top_k = spec_.moe.top_k;
+  const bool shared = weights.shared.data != nullptr;
   Route(layer, weights.router, tokens, x);
+  if (shared) GateShared(weights.shared_router, tokens, x);
   groups_.Build({experts_.data(), static_cast<size_t>(tokens * top_k)}, top_k);
   passes_.clear();
   for (const ExpertGroups::Group& group : groups_.groups()) {
@@ -55,28 +66,27 @@ void Ffn::RunMoe(int64_t layer, const LayerWeights& weights, int64_t tokens, con
                        .tokens = group.tokens,
                        .token_index = groups_.token_of_slot() + group.first_slot});
   }
-  RunPasses(passes_, x);
+  if (shared) {
+    passes_.push_back(
+        {.ffn = &weights.shared, .first_slot = tokens * top_k, .tokens = tokens, .token_index = nullptr});
+  }
+  runner_.Run(passes_, x, /*same_x=*/tokens == 1);
   // A token's experts are added in the order of its choices, whatever else is in the batch.
-  ops_.ForEachToken(tokens, [&](int64_t t) {
+  ForEachPart(tokens, [&](int64_t t, int64_t begin, int64_t end) {
     float* sum = out + t * spec_.hidden;
-    std::fill_n(sum, spec_.hidden, 0.0f);
+    std::fill(sum + begin, sum + end, 0.0f);
     for (int64_t i = t * top_k; i < (t + 1) * top_k; ++i) {
-      const float* expert_out = down_ + groups_.SlotOf(i) * spec_.hidden;
-      ops_.kernels().scaled_add(spec_.hidden, weights_[static_cast<size_t>(i)], expert_out, sum);
+      runner_.AddOutput(groups_.SlotOf(i), weights_[static_cast<size_t>(i)], begin, end, sum);
     }
+    if (shared) runner_.AddOutput(tokens * top_k + t, shared_gate_[t], begin, end, sum);
   });
 }
 
-void Ffn::Route(int64_t layer, const MatrixView& router, int64_t tokens, const float* x) {
+void Ffn::Route(int64_t layer, const PackedMatrix& router, int64_t tokens, const float* x) {
   const auto num_experts = static_cast<size_t>(spec_.moe.num_experts);
   const auto top_k = static_cast<size_t>(spec_.moe.top_k);
-  const MatMulArgs product = {.w = router,
-                              .tokens = tokens,
-                              .x = x,
-                              .x_stride = spec_.hidden,
-                              .y = router_logits_,
-                              .y_stride = spec_.moe.num_experts};
-  ops_.MatMul({&product, 1});
+  const Product product = {.w = router, .y = router_logits_};
+  ops_.MatMul({.tokens = tokens, .x = x, .stride = spec_.hidden}, {&product, 1});
   ops_.ForEachToken(tokens, [&](int64_t t) {
     const auto token = static_cast<size_t>(t);
     RouteToken(spec_.moe, {router_logits_ + token * num_experts, num_experts},
@@ -91,65 +101,10 @@ void Ffn::Route(int64_t layer, const MatrixView& router, int64_t tokens, const f
   }
 }
 
-void Ffn::AddShared(const LayerWeights& weights, int64_t tokens, const float* x, float* out) {
-  const MatMulArgs product = {.w = weights.shared_router,
-                              .tokens = tokens,
-                              .x = x,
-                              .x_stride = spec_.hidden,
-                              .y = shared_gate_,
-                              .y_stride = 1};
-  ops_.MatMul({&product, 1});
-  const Pass all = {.ffn = &weights.shared, .first_slot = 0, .tokens = tokens, .token_index = nullptr};
-  RunPasses({&all, 1}, x);
-  ops_.ForEachToken(tokens, [&](int64_t t) {
-    const float gate = 1.0f / (1.0f + std::exp(-shared_gate_[t]));
-    ops_.kernels().scaled_add(spec_.hidden, gate, down_ + t * spec_.hidden, out + t * spec_.hidden);
-  });
-}
-
-void Ffn::RunPasses(std::span<const Pass> passes, const float* x) {
-  const int64_t neurons = passes.front().ffn->gate.rows;
-  const int64_t hidden = spec_.hidden;
-  const CpuKernels& kernels = ops_.kernels();
-  const auto num_passes = static_cast<int64_t>(passes.size());
-
-  const int64_t neuron_tasks = ParallelOps::NumRowTasks(neurons);
-  ops_.pool().ParallelFor(num_passes * neuron_tasks, [&](int64_t task, int) {
-    const Pass& pass = passes[static_cast<size_t>(task / neuron_tasks)];
-    const int64_t begin = task % neuron_tasks * ParallelOps::kRowsPerTask;
-    const int64_t end = std::min(begin + ParallelOps::kRowsPerTask, neurons);
-    MatMulArgs product = {.w = pass.ffn->gate,
-                          .row_begin = begin,
-                          .row_end = end,
-                          .tokens = pass.tokens,
-                          .x = x,
-                          .x_stride = hidden,
-                          .row_index = pass.token_index,
-                          .y = gate_ + pass.first_slot * neurons,
-                          .y_stride = neurons};
-    kernels.mat_mul(product);
-    product.w = pass.ffn->up;
-    product.y = up_ + pass.first_slot * neurons;
-    kernels.mat_mul(product);
-    for (int64_t slot = pass.first_slot; slot < pass.first_slot + pass.tokens; ++slot) {
-      float* gate = gate_ + slot * neurons + begin;
-      kernels.silu_mul(end - begin, gate, up_ + slot * neurons + begin, gate);
-    }
-  });
-
-  const int64_t output_tasks = ParallelOps::NumRowTasks(hidden);
-  ops_.pool().ParallelFor(num_passes * output_tasks, [&](int64_t task, int) {
-    const Pass& pass = passes[static_cast<size_t>(task / output_tasks)];
-    const int64_t begin = task % output_tasks * ParallelOps::kRowsPerTask;
-    kernels.mat_mul({.w = pass.ffn->down,
-                     .row_begin = begin,
-                     .row_end = std::min(begin + ParallelOps::kRowsPerTask, hidden),
-                     .tokens = pass.tokens,
-                     .x = gate_ + pass.first_slot * neurons,
-                     .x_stride = neurons,
-                     .y = down_ + pass.first_slot * hidden,
-                     .y_stride = hidden});
-  });
+void Ffn::GateShared(const PackedMatrix& router, int64_t tokens, const float* x) {
+  const Product product = {.w = router, .y = shared_gate_};
+  ops_.MatMul({.tokens = tokens, .x = x, .stride = spec_.hidden}, {&product, 1});
+  for (int64_t t = 0; t < tokens; ++t) shared_gate_[t] = 1.0f / (1.0f + std::exp(-shared_gate_[t]));
 }
 
 }  // namespace fiddler

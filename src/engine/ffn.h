@@ -7,11 +7,12 @@
 #include <span>
 #include <vector>
 
+#include "engine/packed_weights.h"
 #include "engine/parallel_ops.h"
 #include "engine/router.h"
+#include "engine/sliced_ffn.h"
 #include "engine/workspace.h"
 #include "model/spec.h"
-#include "model/weights.h"
 
 namespace fiddler {
 
@@ -27,40 +28,38 @@ using RoutingObserver = std::function<void(const Routing&)>;
 class Ffn {
  public:
   // All references must outlive this object.
-  Ffn(const ModelSpec& spec, const ParallelOps& ops, int64_t max_batch_tokens, Workspace& workspace);
+  Ffn(const PackedModel& model, const ParallelOps& ops, int64_t max_batch_tokens, Workspace& workspace);
 
   // x: normed hidden states [tokens, hidden]; out: [tokens, hidden].
-  void Run(int64_t layer, const LayerWeights& weights, int64_t tokens, const float* x, float* out);
+  void Run(int64_t layer, const PackedLayer& weights, int64_t tokens, const float* x, float* out);
 
   // Called after every router on the thread that calls Run.
   void Observe(RoutingObserver observer) { observer_ = std::move(observer); }
 
  private:
-  // One FFN and the slots (rows of gate_, up_ and down_) of the tokens that pass it.
-  struct Pass {
-    const FfnWeights* ffn;
-    int64_t first_slot;
-    int64_t tokens;
-    const int32_t* token_index;  // row of x for each token, or null: row t
-  };
-
-  void RunMoe(int64_t layer, const LayerWeights& weights, int64_t tokens, const float* x, float* out);
-  void AddShared(const LayerWeights& weights, int64_t tokens, const float* x, float* out);
-  void Route(int64_t layer, const MatrixView& router, int64_t tokens, const float* x);
-  // down(silu(gate x) * (up x)) of every pass, into down_; all passes have the same number of neurons.
-  void RunPasses(std::span<const Pass> passes, const float* x);
+  void RunMoe(int64_t layer, const PackedLayer& weights, int64_t tokens, const float* x, float* out);
+  void Route(int64_t layer, const PackedMatrix& router, int64_t tokens, const float* x);
+  // Gates the expert that every token passes.
+  void GateShared(const PackedMatrix& router, int64_t tokens, const float* x);
+  // body(token, begin, end) for all columns of all tokens, in parallel.
+  template <typename Body>
+  void ForEachPart(int64_t tokens, const Body& body) const {
+    constexpr int64_t kParts = 8;  // of a token, so that one alone keeps the threads busy
+    ops_.pool().ParallelFor(tokens * kParts, [&](int64_t task, int) {
+      const Range columns = SplitRange(spec_.hidden, kParts, task % kParts, 64);
+      body(task / kParts, columns.begin, columns.end);
+    });
+  }
 
   const ModelSpec& spec_;
   const ParallelOps& ops_;
   RoutingObserver observer_;
   ExpertGroups groups_;
-  std::vector<Pass> passes_;      // one for each expert with tokens
+  SlicedFfnRunner runner_;
+  std::vector<FfnPass> passes_;   // of the current layer
   std::vector<int32_t> experts_;  // [max_batch_tokens, top_k]
   std::vector<float> weights_;    // [max_batch_tokens, top_k]
   float* router_logits_;          // [max_batch_tokens, num_experts]
-  float* gate_;                   // [slots, neurons]; then the activations
-  float* up_;                     // [slots, neurons]
-  float* down_;                   // [slots, hidden]
   float* shared_gate_;            // [max_batch_tokens, 1]
 };
 

@@ -1,51 +1,31 @@
 #include "engine/forward.h"
 
+#include <algorithm>
+
 #include "base/check.h"
 
 namespace fiddler {
-namespace {
-
-template <typename T>
-void WidenRow(const MatrixView& matrix, int64_t row, float* out) {
-  const T* values = static_cast<const T*>(matrix.data) + row * matrix.cols;
-  for (int64_t i = 0; i < matrix.cols; ++i) out[i] = ToFloat(values[i]);
-}
-
-void WidenRow(const MatrixView& matrix, int64_t row, float* out) {
-  switch (matrix.dtype) {
-    case DType::kF32:
-      return WidenRow<float>(matrix, row, out);
-    case DType::kF16:
-      return WidenRow<F16>(matrix, row, out);
-    case DType::kBF16:
-      return WidenRow<BF16>(matrix, row, out);
-    default:
-      CHECK(false, "embeddings of type {}", DTypeName(matrix.dtype));
-  }
-}
-
-}  // namespace
-
-Forward::Forward(const Model& model, const CpuKernels& kernels, ThreadPool& pool, KvCache& cache,
+Forward::Forward(const PackedModel& model, const CpuKernels& kernels, ThreadPool& pool, KvCache& cache,
                  const ForwardLimits& limits)
     : model_(model),
       limits_(limits),
-      ops_(kernels, pool),
-      hidden_(workspace_.Floats(limits.batch_tokens * model.spec().hidden)),
-      normed_(workspace_.Floats(limits.batch_tokens * model.spec().hidden)),
-      branch_(workspace_.Floats(limits.batch_tokens * model.spec().hidden)),
-      logits_(workspace_.Floats(limits.logit_rows * model.spec().vocab_size)),
-      attention_(model.spec(), ops_, cache, limits.positions, limits.batch_tokens, workspace_),
-      ffn_(model.spec(), ops_, limits.batch_tokens, workspace_) {}
+      ops_(kernels, pool, limits.arithmetic, std::max(limits.batch_tokens, limits.logit_rows),
+           std::max(model.spec.hidden, model.spec.attention.q_width()), workspace_),
+      hidden_(workspace_.Floats(limits.batch_tokens * model.spec.hidden)),
+      normed_(workspace_.Floats(limits.batch_tokens * model.spec.hidden)),
+      branch_(workspace_.Floats(limits.batch_tokens * model.spec.hidden)),
+      logits_(workspace_.Floats(limits.logit_rows * model.spec.vocab_size)),
+      attention_(model.spec, ops_, cache, limits.positions, limits.batch_tokens, workspace_),
+      ffn_(model, ops_, limits.batch_tokens, workspace_) {}
 
 void Forward::Run(std::span<const BatchEntry> batch) {
-  const ModelSpec& spec = model_.spec();
+  const ModelSpec& spec = model_.spec;
   const int64_t tokens = CountTokens(batch);
   CHECK(tokens <= limits_.batch_tokens, "{} tokens", tokens);
 
   Embed(batch);
   for (int64_t l = 0; l < spec.num_layers(); ++l) {
-    const LayerWeights& layer = model_.weights.layers[static_cast<size_t>(l)];
+    const PackedLayer& layer = model_.weights.layers[static_cast<size_t>(l)];
     ops_.Norm(tokens, hidden_, layer.attention_norm, spec.rms_norm_epsilon, normed_);
     attention_.Run(l, layer, batch, normed_, branch_);
     ops_.Add(tokens, spec.hidden, branch_, hidden_);
@@ -63,25 +43,20 @@ void Forward::Embed(std::span<const BatchEntry> batch) {
     const int64_t end = entry.first_position + static_cast<int64_t>(entry.tokens.size());
     CHECK(end <= limits_.positions, "position {} of {}", end, limits_.positions);
     for (int32_t token : entry.tokens) {
-      CHECK(token >= 0 && token < model_.spec().vocab_size, "token {}", token);
-      WidenRow(model_.weights.embedding, token, row);
-      row += model_.spec().hidden;
+      CHECK(token >= 0 && token < model_.spec.vocab_size, "token {}", token);
+      UnpackRow(model_.weights.embedding, token, row);
+      row += model_.spec.hidden;
     }
   }
 }
 
 std::span<float> Forward::Logits(std::span<const int32_t> rows) {
-  const ModelSpec& spec = model_.spec();
+  const ModelSpec& spec = model_.spec;
   const auto count = static_cast<int64_t>(rows.size());
   CHECK(count <= limits_.logit_rows, "{} rows", count);
-  const MatMulArgs product = {.w = model_.weights.head,
-                              .tokens = count,
-                              .x = normed_,
-                              .x_stride = spec.hidden,
-                              .row_index = rows.data(),
-                              .y = logits_,
-                              .y_stride = spec.vocab_size};
-  ops_.MatMul({&product, 1});
+  const Product product = {.w = model_.weights.head, .y = logits_};
+  ops_.MatMul({.tokens = count, .x = normed_, .stride = spec.hidden, .row_index = rows.data()},
+              {&product, 1});
   return {logits_, static_cast<size_t>(count * spec.vocab_size)};
 }
 

@@ -7,10 +7,10 @@
 #include "engine/attention.h"
 #include "engine/batch.h"
 #include "engine/ffn.h"
+#include "engine/packed_weights.h"
 #include "engine/parallel_ops.h"
 #include "engine/workspace.h"
 #include "kv/kv_cache.h"
-#include "model/model.h"
 
 namespace fiddler {
 
@@ -19,12 +19,13 @@ struct ForwardLimits {
   int64_t batch_tokens = 512;
   int64_t positions = 4096;  // of a sequence
   int64_t logit_rows = 64;
+  Arithmetic arithmetic = Arithmetic::kFast;
 };
 
 class Forward {
  public:
   // All references must outlive this object. Throws Error if memory is short.
-  Forward(const Model& model, const CpuKernels& kernels, ThreadPool& pool, KvCache& cache,
+  Forward(const PackedModel& model, const CpuKernels& kernels, ThreadPool& pool, KvCache& cache,
           const ForwardLimits& limits);
   Forward(const Forward&) = delete;
   Forward& operator=(const Forward&) = delete;
@@ -43,10 +44,10 @@ class Forward {
  private:
   void Embed(std::span<const BatchEntry> batch);
 
-  const Model& model_;
+  const PackedModel& model_;
   const ForwardLimits limits_;
-  ParallelOps ops_;
   Workspace workspace_;
+  ParallelOps ops_;
   float* hidden_;  // [batch_tokens, hidden]: the residual stream
   float* normed_;  // [batch_tokens, hidden]
   float* branch_;  // [batch_tokens, hidden]: what a half-layer adds

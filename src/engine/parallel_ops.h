@@ -1,31 +1,50 @@
-// Kernels over a thread pool: how one op is split into tasks. A task is a run of output rows (MatMul) or one
-// token (ForEachToken); the split never changes a result, so any number of threads computes the same bits.
+// Kernels over a thread pool: how one op is split into tasks. A task is a run of panels (MatMul) or one token
+// (ForEachToken); the split never changes a result, so any number of threads computes the same bits.
 #pragma once
 
 #include <cstdint>
 #include <span>
 
 #include "base/thread_pool.h"
+#include "engine/workspace.h"
 #include "kernels/ops.h"
 
 namespace fiddler {
 
+// How activations enter the products with weights of 16 and fewer bits.
+enum class Arithmetic : uint8_t {
+  kFast,   // rounded to the type that the processor multiplies fastest: BF16, or int8 with a scale a group
+  kExact,  // float32 as they are
+};
+
+// Rows of activations, [tokens, w.cols] of the products they enter.
+struct Activations {
+  int64_t tokens = 0;
+  const float* x = nullptr;
+  int64_t stride = 0;
+  const int32_t* row_index = nullptr;  // token t is row row_index[t] of x; or null: row t
+};
+
+struct Product {
+  PackedMatrix w;
+  const float* bias = nullptr;  // [w.rows] or null
+  float* y = nullptr;           // [tokens, w.rows]
+};
+
 class ParallelOps {
  public:
-  // Rows of a matrix in one task: at 2,048 columns of bf16 256 KB, some 10 us of reading, so that handing it
-  // out costs little and the last task to finish is short.
-  static constexpr int64_t kRowsPerTask = 64;
-
-  static int64_t NumRowTasks(int64_t rows) { return (rows + kRowsPerTask - 1) / kRowsPerTask; }
-
-  // Both must outlive this object.
-  ParallelOps(const CpuKernels& kernels, ThreadPool& pool) : kernels_(kernels), pool_(pool) {}
+  // Both must outlive this object; so must the workspace. MatMul takes up to max_tokens of up to max_cols.
+  ParallelOps(const CpuKernels& kernels, ThreadPool& pool, Arithmetic arithmetic, int64_t max_tokens,
+              int64_t max_cols, Workspace& workspace);
 
   const CpuKernels& kernels() const { return kernels_; }
   ThreadPool& pool() const { return pool_; }
+  Rounding RoundingFor(WeightFormat format) const {
+    return arithmetic_ == Arithmetic::kFast ? FastRounding(format) : Rounding::kNone;
+  }
 
-  // Independent products in one parallel region. Row ranges in the arguments are set here.
-  void MatMul(std::span<const MatMulArgs> products) const;
+  // Products with the same activations and weights of one format, in one parallel region.
+  void MatMul(const Activations& activations, std::span<const Product> products) const;
 
   // body(token) for every token, in parallel where there are enough of them to be worth waking the threads.
   template <typename Body>
@@ -47,6 +66,10 @@ class ParallelOps {
  private:
   const CpuKernels& kernels_;
   ThreadPool& pool_;
+  const Arithmetic arithmetic_;
+  const int64_t max_tokens_;
+  const int64_t max_cols_;
+  std::byte* packed_;  // [max_tokens, PackedTokenBytes(max_cols)]
 };
 
 }  // namespace fiddler

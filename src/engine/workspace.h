@@ -1,6 +1,7 @@
 // The buffers of a forward pass, allocated once for the largest batch, so that a step allocates nothing.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #include "base/memory.h"
@@ -9,12 +10,10 @@ namespace fiddler {
 
 class Workspace {
  public:
-  // A buffer of that many floats, aligned to a page, valid as long as the workspace. Throws Error if memory
-  // is short.
+  // A buffer, aligned to a page, valid as long as the workspace. Throws Error if memory is short.
+  std::byte* Bytes(int64_t count) { return arena_.Allocate(static_cast<size_t>(count), "workspace").data(); }
   float* Floats(int64_t count) {
-    const std::span<std::byte> bytes =
-        arena_.Allocate(static_cast<size_t>(count) * sizeof(float), "workspace");
-    return reinterpret_cast<float*>(bytes.data());
+    return reinterpret_cast<float*>(Bytes(count * static_cast<int64_t>(sizeof(float))));
   }
 
  private:

@@ -101,6 +101,16 @@ struct RmsNormArgs {
   float epsilon = 0;
 };
 
+// y += scale * (x[0] + x[1] + ... + x[rows - 1]), the rows added in order.
+struct AddRowsArgs {
+  int64_t rows = 1;
+  int64_t cols = 0;
+  const float* x = nullptr;  // [rows, cols]
+  int64_t x_stride = 0;
+  float scale = 1;
+  float* y = nullptr;  // [cols]
+};
+
 // Rotates pairs (i, i + rotary_dim / 2) of each head by the angle of one position (RoPE, arXiv 2104.09864, in
 // the half-split pairing of Hugging Face checkpoints). Dimensions from rotary_dim on stay as they are. In
 // place.
@@ -162,7 +172,7 @@ struct CpuKernels {
   void (*rope)(const RopeArgs& args);
   void (*attend)(const AttendArgs& args);
   void (*add)(int64_t n, const float* x, float* y);  // y += x
-  void (*scaled_add)(int64_t n, float scale, const float* x, float* y);  // y += scale * x
+  void (*add_rows)(const AddRowsArgs& args);
 
   // Limits to hold the others against; probe.h times them.
   // Arithmetic of a product and nothing else, as the fastest instruction of the set for it does it; returns

@@ -1,5 +1,5 @@
-// What x is rounded to before a product, number by number: one definition for all sets of kernels, which agree
-// to the last bit. Forced inline: also included where the instruction set is not everyone's.
+// What x is rounded to before a product, number by number: one definition for all sets of kernels, which
+// agree to the last bit. Forced inline: also included where the instruction set is not everyone's.
 #pragma once
 
 #include <bit>
@@ -20,8 +20,8 @@ struct Int8Scale {
   float scale;
   float inverse;  // 0 where all values are next to 0
 
-  // `bits`: the largest of the values' magnitudes as unsigned numbers, so that a NaN makes the scale a NaN and
-  // is not lost.
+  // `bits`: the largest of the values' magnitudes as unsigned numbers, so that a NaN makes the scale a NaN
+  // and is not lost.
   [[gnu::always_inline]] static Int8Scale Of(uint32_t bits) {
     const float largest = std::bit_cast<float>(bits);
     if (largest < 0x1p-100f) return {0.0f, 0.0f};  // its inverse may not be a float

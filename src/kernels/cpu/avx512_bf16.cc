@@ -1,5 +1,5 @@
-// The kernels for AVX-512 with BF16 and VNNI: products of BF16, INT8 and INT4 weights with x rounded to match; the
-// rest as in avx512.cc, which also says what may be included here.
+// The kernels for AVX-512 with BF16 and VNNI: products of BF16, INT8 and INT4 weights with x rounded to
+// match; the rest as in avx512.cc, which also says what may be included here.
 #include "kernels/cpu/attend.h"
 #include "kernels/cpu/elementwise.h"
 #include "kernels/cpu/panel_dot.h"
@@ -77,7 +77,8 @@ double BF16Probe(int64_t rounds) {
   const auto x = reinterpret_cast<__m512bh>(_mm512_set1_epi32(0x3f003f00));
   __m512 chains[kChains];
 #pragma GCC unroll 16
-  for (__m512& chain : chains) chain = _mm512_setzero_ps();
+  for (int i = 0; i < kChains; ++i)
+    chains[i] = _mm512_set1_ps(static_cast<float>(i));  // equal ones would be one
   for (int64_t round = 0; round < rounds; ++round) {
 #pragma GCC unroll 16
     for (__m512& chain : chains) chain = _mm512_dpbf16_ps(chain, x, x);
@@ -94,7 +95,7 @@ double Int8Probe(int64_t rounds) {
   const __m512i x = _mm512_set1_epi32(0x01020304);
   __m512i chains[kChains];
 #pragma GCC unroll 16
-  for (__m512i& chain : chains) chain = _mm512_setzero_si512();
+  for (int i = 0; i < kChains; ++i) chains[i] = _mm512_set1_epi32(i);
   for (int64_t round = 0; round < rounds; ++round) {
 #pragma GCC unroll 16
     for (__m512i& chain : chains) chain = _mm512_dpbusd_epi32(chain, x, x);
@@ -117,7 +118,7 @@ constexpr CpuKernels kAvx512BF16 = {
     .rope = Rope<Simd>,
     .attend = Attend<Simd>,
     .add = Add<Simd>,
-    .scaled_add = ScaledAdd<Simd>,
+    .add_rows = AddRows<Simd>,
     .f32_probe = F32Probe<Simd>,
     .bf16_probe = BF16Probe,
     .int8_probe = Int8Probe,

@@ -81,8 +81,8 @@ void Rope(const RopeArgs& args) {
   }
 }
 
-// silu(g) * u. silu(g) = g * sigmoid(g), and sigmoid(g) = e / (1 + e) with e = exp(g), or 1 / (1 + exp(-g)): the
-// exponent is never positive, so nothing overflows.
+// silu(g) * u. silu(g) = g * sigmoid(g), and sigmoid(g) = e / (1 + e) with e = exp(g), or 1 / (1 + exp(-g)):
+// the exponent is never positive, so nothing overflows.
 template <class S>
 [[gnu::always_inline]] inline typename S::Reg SiluTimes(typename S::Reg g, typename S::Reg u) {
   using Reg = typename S::Reg;
@@ -97,10 +97,32 @@ void Add(int64_t n, const float* x, float* y) {
   ForEachRegister<S>(n, [&](auto at) { at.Store(y, S::Add(at.Load(y), at.Load(x))); });
 }
 
+// Eight registers of every row at a time: what lies together is read together.
 template <class S>
-void ScaledAdd(int64_t n, float scale, const float* x, float* y) {
-  const typename S::Reg factor = S::Set(scale);
-  ForEachRegister<S>(n, [&](auto at) { at.Store(y, S::Fma(factor, at.Load(x), at.Load(y))); });
+void AddRows(const AddRowsArgs& args) {
+  constexpr int kTogether = 8;
+  const typename S::Reg scale = S::Set(args.scale);
+  int64_t i = 0;
+  for (; i + kTogether * S::kWidth <= args.cols; i += kTogether * S::kWidth) {
+    typename S::Reg sums[kTogether];
+#pragma GCC unroll 8
+    for (int j = 0; j < kTogether; ++j) sums[j] = S::Load(args.x + i + j * S::kWidth);
+    for (int64_t r = 1; r < args.rows; ++r) {
+      const float* const x = args.x + r * args.x_stride + i;
+#pragma GCC unroll 8
+      for (int j = 0; j < kTogether; ++j) sums[j] = S::Add(sums[j], S::Load(x + j * S::kWidth));
+    }
+    float* const y = args.y + i;
+#pragma GCC unroll 8
+    for (int j = 0; j < kTogether; ++j) {
+      S::Store(y + j * S::kWidth, S::Fma(scale, sums[j], S::Load(y + j * S::kWidth)));
+    }
+  }
+  ForEachRegister<S>(args.cols - i, [&](auto at) {
+    typename S::Reg sum = at.Load(args.x + i);
+    for (int64_t r = 1; r < args.rows; ++r) sum = S::Add(sum, at.Load(args.x + r * args.x_stride + i));
+    at.Store(args.y + i, S::Fma(scale, sum, at.Load(args.y + i)));
+  });
 }
 
 // Enough independent chains to fill two FMA units of latency 4, or the line buffers of a core.

@@ -1,5 +1,5 @@
-// Packs x for panel_f32.h: each tile of T tokens as [cols][T] floats, zeros from the last column up to a whole
-// group of 64.
+// Packs x for panel_f32.h: each tile of T tokens as [cols][T] floats, zeros from the last column up to a
+// whole group of 64.
 #pragma once
 
 #include "kernels/cpu/panel.h"
@@ -16,10 +16,11 @@ struct F32Tiles {
 template <class Tiles, class Body>
 [[gnu::always_inline]] inline void ForEachTileIn(const PackArgs& args, const Body& body) {
   int64_t tile = 0;
-  ForEachTile<Tiles>(args.tokens, [&](int64_t first, auto size) __attribute__((always_inline)) {
-    if (tile >= args.tile_begin && tile < args.tile_end) body(first, size);
-    ++tile;
-  });
+  ForEachTile<Tiles>(
+      args.tokens, [&](int64_t first, auto size) __attribute__((always_inline)) {
+        if (tile >= args.tile_begin && tile < args.tile_end) body(first, size);
+        ++tile;
+      });
 }
 
 [[gnu::always_inline]] inline const float* PackedRow(const PackArgs& args, int64_t t) {

@@ -1,8 +1,8 @@
 // mat_mul and gate_up over the panels of packed weights, for any core.
 //
-// A Core multiplies one panel, or one group after another of it, with a tile of tokens; the sums of a tile stay
-// in registers: [kVectors][T] of them, 32 rows by T tokens, each one chain of additions in rising order of
-// columns. That order is the same for every T, which is what makes a batch equal its tokens alone.
+// A Core multiplies one panel, or one group after another of it, with a tile of tokens; the sums of a tile
+// stay in registers: [kVectors][T] of them, 32 rows by T tokens, each one chain of additions in rising order
+// of columns. That order is the same for every T, which is what makes a batch equal its tokens alone.
 //
 //   struct Core {
 //     using S = ...;                                   // Simd of the sums
@@ -12,8 +12,8 @@
 //                     typename S::Reg (&sums)[kVectors][T]);
 //   };
 //
-// One tile: memory is the limit, the panel streams by once and the hardware reads ahead. More: the panel is used
-// from L2 by one tile of tokens after another, while the first two fetch the next panel (or segment).
+// One tile: memory is the limit, the panel streams by once and the hardware reads ahead. More: the panel is
+// used from L2 by one tile of tokens after another, while the first two fetch the next panel (or segment).
 #pragma once
 
 #include <immintrin.h>
@@ -34,8 +34,8 @@ struct Ahead {
   }
 };
 
-// The panel's own next lines, 128 bytes of them. With more than one token the hardware, which reads ahead by what
-// has been missed, comes too late; with one it does better alone.
+// The panel's own next lines, 128 bytes of them. With more than one token the hardware, which reads ahead by
+// what has been missed, comes too late; with one it does better alone.
 [[gnu::always_inline]] inline void FetchStream(const std::byte* w) {
   constexpr int kDistance = 4096;  // bytes: 1 KB 0.66, 2 KB 0.74, 4 KB 0.88 of a read at 8 tokens
   _mm_prefetch(reinterpret_cast<const char*>(w) + kDistance, _MM_HINT_T0);
@@ -48,12 +48,12 @@ template <class Core, class Body>
   ForEachRun<Core::kMaxTokens>(tokens, body);
 }
 
-// Panels that all tokens use before the next ones: half of L2, so that they stay there while x streams by, and
-// the tile of x that they share does too.
+// Panels that all tokens use before the next ones: half of L2, so that they stay there while x streams by,
+// and the tile of x that they share does too.
 constexpr int64_t kBlockBytes = 512 * 1024;
 
-// Calls store(panel, segment, first token, sums) with the sums of every panel in [begin, end), segment and tile;
-// segments in order.
+// Calls store(panel, segment, first token, sums) with the sums of every panel in [begin, end), segment and
+// tile; segments in order.
 template <class Core, class Store>
 [[gnu::always_inline]] inline void MultiplyPanels(const MatMulArgs& args, const Store& store) {
   constexpr int kVectors = kPanelRows / Core::S::kWidth;
@@ -62,7 +62,7 @@ template <class Core, class Store>
   const int64_t panel_bytes = args.w.panel_bytes();
   const int64_t tiles = (args.tokens + Core::kMaxTokens - 1) / Core::kMaxTokens;
   const int64_t fit = kBlockBytes / panel_bytes;
-  const int64_t block = args.segments > 1 || fit < 1 ? 1 : fit;
+  const int64_t block = fit < 1 ? 1 : fit;
   for (int64_t begin = args.panel_begin; begin < args.panel_end; begin += block) {
     const int64_t end = args.panel_end - begin < block ? args.panel_end : begin + block;
     const std::byte* w = args.w.Panel(begin);
@@ -112,26 +112,27 @@ struct PanelPart {
 template <class Core>
 void MatMulPanels(const MatMulArgs& args) {
   using S = typename Core::S;
-  MultiplyPanels<Core>(args, [&]<int V, int T>(int64_t panel, int64_t segment, int64_t first,
-                                               typename S::Reg(&sums)[V][T]) __attribute__((always_inline)) {
-    float* const y = args.y + first * args.y_stride;
+  MultiplyPanels<Core>(
+      args, [&]<int V, int T>(int64_t panel, int64_t segment, int64_t first, typename S::Reg(&sums)[V][T])
+                __attribute__((always_inline)) {
+                  float* const y = args.y + first * args.y_stride;
 #pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) {
-      const int64_t row = panel * kPanelRows + v * S::kWidth;
-      const PanelPart<S> part{row, args.w.rows - row};
-      if (part.count <= 0) break;
+                  for (int v = 0; v < V; ++v) {
+                    const int64_t row = panel * kPanelRows + v * S::kWidth;
+                    const PanelPart<S> part{row, args.w.rows - row};
+                    if (part.count <= 0) break;
 #pragma GCC unroll 16
-      for (int t = 0; t < T; ++t) {
-        typename S::Reg sum = sums[v][t];
-        if (segment > 0) {
-          sum = S::Add(part.Load(y + t * args.y_stride), sum);
-        } else if (args.bias != nullptr) {
-          sum = S::Add(sum, part.Load(args.bias));
-        }
-        part.Store(y + t * args.y_stride, sum);
-      }
-    }
-  });
+                    for (int t = 0; t < T; ++t) {
+                      typename S::Reg sum = sums[v][t];
+                      if (segment > 0) {
+                        sum = S::Add(part.Load(y + t * args.y_stride), sum);
+                      } else if (args.bias != nullptr) {
+                        sum = S::Add(sum, part.Load(args.bias));
+                      }
+                      part.Store(y + t * args.y_stride, sum);
+                    }
+                  }
+                });
 }
 
 template <class Core>
@@ -143,16 +144,17 @@ void GateUpPanels(const GateUpArgs& args) {
                               .rounding = args.rounding,
                               .tokens = args.tokens,
                               .x = args.x};
-  MultiplyPanels<Core>(product, [&]<int V, int T>(int64_t panel, int64_t, int64_t first,
-                                                  typename S::Reg(&sums)[V][T]) __attribute__((always_inline)) {
-    float* const h = args.h + first * args.h_stride + panel * (kPanelRows / 2);
+  MultiplyPanels<Core>(
+      product, [&]<int V, int T>(int64_t panel, int64_t, int64_t first,
+                                 typename S::Reg(&sums)[V][T]) __attribute__((always_inline)) {
+        float* const h = args.h + first * args.h_stride + panel * (kPanelRows / 2);
 #pragma GCC unroll 2
-    for (int v = 0; v < V / 2; ++v) {
-      for (int t = 0; t < T; ++t) {
-        S::Store(h + t * args.h_stride + v * S::kWidth, SiluTimes<S>(sums[v][t], sums[v + V / 2][t]));
-      }
-    }
-  });
+        for (int v = 0; v < V / 2; ++v) {
+          for (int t = 0; t < T; ++t) {
+            S::Store(h + t * args.h_stride + v * S::kWidth, SiluTimes<S>(sums[v][t], sums[v + V / 2][t]));
+          }
+        }
+      });
 }
 
 }  // namespace fiddler

@@ -1,5 +1,5 @@
-// The cores that AVX-512 BF16 and VNNI make for BF16, INT8 and INT4 weights: one instruction multiplies a pair of
-// BF16, or four bytes, in each lane. And the packing of x for them.
+// The cores that AVX-512 BF16 and VNNI make for BF16, INT8 and INT4 weights: one instruction multiplies a
+// pair of BF16, or four bytes, in each lane. And the packing of x for them.
 //
 //   BF16        x as [pairs][T] words of two BF16
 //   INT8, INT4  x as, for each group, [T] float scales, [T] int32 that take the offset of the weights' bytes
@@ -47,7 +47,8 @@ template <class SimdType, WeightFormat format>
 struct Int8Core {
   using S = SimdType;
   static constexpr int kVectors = kPanelRows / S::kWidth;
-  static constexpr int kMaxTokens = 6;  // 12 sums of a group, 12 of all, two registers each of weights and scales
+  static constexpr int kMaxTokens =
+      6;  // 12 sums of a group, 12 of all, two registers each of weights and scales
   static constexpr GroupLayout kGroup = LayoutOf(format);
   static constexpr int64_t kQuads = kGroup.cols / 4;
 
@@ -101,8 +102,10 @@ struct Int8Core {
 #pragma GCC unroll 16
       for (int t = 0; t < T; ++t) {
         const __m512 scale = _mm512_set1_ps(scales[t]);
-        sums[0][t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(group[0][t]), _mm512_mul_ps(low_scale, scale), sums[0][t]);
-        sums[1][t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(group[1][t]), _mm512_mul_ps(high_scale, scale), sums[1][t]);
+        sums[0][t] =
+            _mm512_fmadd_ps(_mm512_cvtepi32_ps(group[0][t]), _mm512_mul_ps(low_scale, scale), sums[0][t]);
+        sums[1][t] =
+            _mm512_fmadd_ps(_mm512_cvtepi32_ps(group[1][t]), _mm512_mul_ps(high_scale, scale), sums[1][t]);
       }
     }
   }
@@ -143,8 +146,8 @@ void PackBF16(const PackArgs& args) {
       __m512i rows[T];
 #pragma GCC unroll 16
       for (int t = 0; t < T; ++t) {
-        rows[t] = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(LoadColumns<S>(x[t], k + 16, args.cols),
-                                                                LoadColumns<S>(x[t], k, args.cols)));
+        rows[t] = reinterpret_cast<__m512i>(
+            _mm512_cvtne2ps_pbh(LoadColumns<S>(x[t], k + 16, args.cols), LoadColumns<S>(x[t], k, args.cols)));
       }
       StoreTransposed<T>(rows, 16, pairs);
     }

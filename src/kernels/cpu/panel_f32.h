@@ -34,8 +34,7 @@ struct F32Core {
         const Reg q = S::Bits(words + c / 4 * kPanelRows, static_cast<int>(c % 4 * 8), 0xff);
         return S::Mul(S::Sub(q, S::Set(128)), scale);  // exact
       } else {
-        const Reg q =
-            S::Bits(words + c / 8 * kPanelRows, static_cast<int>(c % 4 * 8 + c % 8 / 4 * 4), 0xf);
+        const Reg q = S::Bits(words + c / 8 * kPanelRows, static_cast<int>(c % 4 * 8 + c % 8 / 4 * 4), 0xf);
         return S::Mul(S::Sub(q, S::Set(8)), scale);  // exact
       }
     }

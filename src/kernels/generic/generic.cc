@@ -128,8 +128,12 @@ void Add(int64_t n, const float* x, float* y) {
   for (int64_t i = 0; i < n; ++i) y[i] += x[i];
 }
 
-void ScaledAdd(int64_t n, float scale, const float* x, float* y) {
-  for (int64_t i = 0; i < n; ++i) y[i] += scale * x[i];
+void AddRows(const AddRowsArgs& args) {
+  for (int64_t i = 0; i < args.cols; ++i) {
+    float sum = args.x[i];
+    for (int64_t r = 1; r < args.rows; ++r) sum += args.x[r * args.x_stride + i];
+    args.y[i] += args.scale * sum;
+  }
 }
 
 double F32Probe(int64_t rounds) {
@@ -157,7 +161,7 @@ constexpr CpuKernels kGeneric = {
     .rope = Rope,
     .attend = Attend,
     .add = Add,
-    .scaled_add = ScaledAdd,
+    .add_rows = AddRows,
     .f32_probe = F32Probe,
     .bf16_probe = F32Probe,
     .int8_probe = F32Probe,
