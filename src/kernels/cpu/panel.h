@@ -50,7 +50,7 @@ template <class Core, class Body>
 
 // Panels that all tokens use before the next ones: half of L2, so that they stay there while x streams by,
 // and the tile of x that they share does too.
-constexpr int64_t kBlockBytes = 512 * 1024;
+constexpr int64_t kBlockBytes = 256 * 1024;
 
 // Calls store(panel, segment, first token, sums) with the sums of every panel in [begin, end), segment and
 // tile; segments in order.
