@@ -48,6 +48,10 @@ ThreadPool::ThreadPool(int num_threads, const Topology& topology) {
   CHECK(num_threads >= 1, "num_threads {}", num_threads);
   const bool pin = num_threads == static_cast<int>(topology.cores.size());
   threads_.reserve(static_cast<size_t>(num_threads - 1));
+  if (cpu_set_t before; pin && sched_getaffinity(0, sizeof(before), &before) == 0) {
+    caller_affinity_ = before;
+    PinThisThread(topology.cores.front().cpu);
+  }
   for (int worker = 1; worker < num_threads; ++worker) {
     const int cpu = pin ? topology.cores[static_cast<size_t>(worker)].cpu : -1;
     try {
@@ -68,6 +72,7 @@ void ThreadPool::Stop() {
   stop_ = true;
   generation_.fetch_add(1, std::memory_order_release);
   generation_.notify_all();
+  if (caller_affinity_) sched_setaffinity(0, sizeof(*caller_affinity_), &*caller_affinity_);
 }
 
 void ThreadPool::RunErased(Function function, void* context) {

@@ -5,10 +5,13 @@
 // by the call that started the region, after every worker has left it.
 #pragma once
 
+#include <sched.h>
+
 #include <atomic>
 #include <cstdint>
 #include <exception>
 #include <memory>
+#include <optional>
 #include <thread>
 #include <type_traits>
 #include <vector>
@@ -19,8 +22,9 @@ namespace fiddler {
 
 class ThreadPool {
  public:
-  // `num_threads` counts the caller. Workers are pinned to the topology's cores when there is one core for
-  // each; the calling thread keeps its own affinity. Throws Error if the system refuses a thread.
+  // `num_threads` counts the caller. Where there is one core for each, workers are pinned to the topology's
+  // cores, the calling thread too as long as the pool lives: two on one core would halve the speed of both.
+  // Throws Error if the system refuses a thread.
   ThreadPool(int num_threads, const Topology& topology);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
@@ -72,6 +76,7 @@ class ThreadPool {
   alignas(64) std::atomic<int64_t> next_index_{0};   // of ParallelFor
 
   std::vector<std::jthread> threads_;
+  std::optional<cpu_set_t> caller_affinity_;  // of the calling thread before it was pinned
 };
 
 // The half-open range of `count` items that part `index` of `parts` gets; parts differ by at most one
