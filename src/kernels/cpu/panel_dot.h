@@ -111,18 +111,50 @@ struct Int8Core {
   }
 };
 
-// Stores 16 words of each of T tokens as [16][T].
+// Rows to columns: in four steps, each of which doubles the blocks that stand where they belong.
+[[gnu::always_inline]] inline void Transpose16(__m512i (&r)[16]) {
+  __m512i s[16];
+#pragma GCC unroll 8
+  for (int i = 0; i < 16; i += 2) {  // 2 x 2 words
+    s[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
+    s[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 16; i += 4) {  // columns 4 q + j of 4 rows, in quarter q of r[i + j]
+    r[i] = _mm512_unpacklo_epi64(s[i], s[i + 2]);
+    r[i + 1] = _mm512_unpackhi_epi64(s[i], s[i + 2]);
+    r[i + 2] = _mm512_unpacklo_epi64(s[i + 1], s[i + 3]);
+    r[i + 3] = _mm512_unpackhi_epi64(s[i + 1], s[i + 3]);
+  }
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; ++j) {  // quarters 0 and 1, then 2 and 3, of 8 rows
+    s[j] = _mm512_shuffle_i32x4(r[j], r[j + 4], 0x44);
+    s[j + 4] = _mm512_shuffle_i32x4(r[j], r[j + 4], 0xee);
+    s[j + 8] = _mm512_shuffle_i32x4(r[j + 8], r[j + 12], 0x44);
+    s[j + 12] = _mm512_shuffle_i32x4(r[j + 8], r[j + 12], 0xee);
+  }
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; ++j) {  // one quarter of 16 rows
+    r[j] = _mm512_shuffle_i32x4(s[j], s[j + 8], 0x88);
+    r[j + 4] = _mm512_shuffle_i32x4(s[j], s[j + 8], 0xdd);
+    r[j + 8] = _mm512_shuffle_i32x4(s[j + 4], s[j + 12], 0x88);
+    r[j + 12] = _mm512_shuffle_i32x4(s[j + 4], s[j + 12], 0xdd);
+  }
+}
+
+// Stores the first `count` words of each of T tokens as [count][T].
 template <int T>
 [[gnu::always_inline]] inline void StoreTransposed(const __m512i (&rows)[T], int count, uint32_t* out) {
   if constexpr (T == 1) {
     _mm512_mask_storeu_epi32(out, static_cast<__mmask16>((1u << count) - 1u), rows[0]);
   } else {
-    alignas(kCacheLine) uint32_t words[T][16];
+    __m512i words[16];
 #pragma GCC unroll 16
-    for (int t = 0; t < T; ++t) _mm512_store_si512(words[t], rows[t]);
-    for (int i = 0; i < count; ++i) {
+    for (int t = 0; t < 16; ++t) words[t] = t < T ? rows[t < T ? t : 0] : _mm512_setzero_si512();
+    Transpose16(words);
 #pragma GCC unroll 16
-      for (int t = 0; t < T; ++t) out[i * T + t] = words[t][i];
+    for (int i = 0; i < 16; ++i) {
+      if (i < count) _mm512_mask_storeu_epi32(out + i * T, static_cast<__mmask16>((1u << T) - 1u), words[i]);
     }
   }
 }
