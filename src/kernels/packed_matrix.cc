@@ -101,7 +101,16 @@ struct Lanes {
 
 // The scale as it will be stored. Rounding it costs nothing: values are rounded to multiples of what is
 // stored.
-[[gnu::always_inline]] inline float StoredScale(float scale) { return ToFloat(ToBF16(scale)); }
+[[gnu::always_inline]] inline float StoredScale(float scale) {
+  const uint32_t bits = std::bit_cast<uint32_t>(scale);  // ToBF16 without its branch for NaN
+  return std::bit_cast<float>((bits + 0x7fffu + ((bits >> 16) & 1u)) & 0xffff0000u);
+}
+
+// `yes` or `no`, in a form that stays free of branches.
+[[gnu::always_inline]] inline float Select(bool condition, float yes, float no) {
+  const uint32_t mask = condition ? ~0u : 0u;
+  return std::bit_cast<float>((std::bit_cast<uint32_t>(yes) & mask) | (std::bit_cast<uint32_t>(no) & ~mask));
+}
 
 [[gnu::always_inline]] inline Lanes StoreScales(const Lanes& scales, std::byte* group) {
   Lanes inverse;
@@ -168,18 +177,22 @@ struct Lanes {
     }
     for (int64_t r = 0; r < kPanelRows; ++r) {
       const bool better = error.values[r] < best_error.values[r];
-      best.values[r] = better ? scale.values[r] : best.values[r];
-      best_error.values[r] = better ? error.values[r] : best_error.values[r];
+      best.values[r] = Select(better, scale.values[r], best.values[r]);
+      best_error.values[r] = Select(better, error.values[r], best_error.values[r]);
     }
   }
   const Lanes inverse = StoreScales(best, group);
   std::byte* words = group + kPanelRows * sizeof(BF16);
   for (int64_t pair = 0; pair < 4; ++pair) {
     uint32_t packed[kPanelRows] = {};
-    for (int64_t i = 0; i < 8; ++i) {  // the first quad in the low halves, the second in the high ones
+    for (int64_t i = 0; i < 4; ++i) {
+      const float* first_quad = values[pair * 8 + i];
+      const float* second_quad = values[pair * 8 + 4 + i];
       for (int64_t r = 0; r < kPanelRows; ++r) {
-        const float q = RoundInRange(values[pair * 8 + i][r] * inverse.values[r], -8, 7);
-        packed[r] |= static_cast<uint32_t>(static_cast<int32_t>(q) + 8) << (8 * (i % 4) + i / 4 * 4);
+        const float low = RoundInRange(first_quad[r] * inverse.values[r], -8, 7);
+        const float high = RoundInRange(second_quad[r] * inverse.values[r], -8, 7);
+        const int32_t both = (static_cast<int32_t>(low) + 8) | (static_cast<int32_t>(high) + 8) << 4;
+        packed[r] |= static_cast<uint32_t>(both) << (8 * i);
       }
     }
     std::memcpy(words + pair * static_cast<int64_t>(sizeof(packed)), packed, sizeof(packed));
