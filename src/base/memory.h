@@ -1,8 +1,9 @@
 // How much memory is left, and big buffers on huge pages (2 MiB), which spare the TLB when weights are
 // streamed.
 //
-// Memory from here is not touched by the allocator: the first thread to write a page decides its NUMA node,
-// and until then a page costs nothing. Bytes read as zero before they are written.
+// Memory from here is not touched by the allocator: the first thread to write a page decides its NUMA node
+// (if it is not interleaved), and until then a page costs nothing. Bytes read as zero before they are
+// written.
 #pragma once
 
 #include <cstddef>
@@ -21,6 +22,9 @@ constexpr size_t kHugePageBytes = size_t{2} << 20;
 // say. `root` is where proc/ and sys/ are looked up (tests have their own).
 uint64_t AvailableMemoryBytes(const std::filesystem::path& root = "/");
 
+// What of that may be asked for: a little stays free for what nobody announces.
+uint64_t UsableMemoryBytes();
+
 // Throws Error if `bytes` more do not fit; `what` says who needs them. Better than to be killed half-way.
 void RequireMemory(uint64_t bytes, std::string_view what);
 
@@ -35,6 +39,9 @@ class HugePageBuffer {
   ~HugePageBuffer();
 
   std::span<std::byte> bytes() const { return bytes_; }  // begins on a huge page
+
+  // Spreads pages not yet written evenly over the machine's NUMA nodes, whoever writes them first.
+  void Interleave() const;
 
  private:
   std::span<std::byte> bytes_;

@@ -28,19 +28,19 @@ struct BenchOptions {
 // Weights a step reads: dense ones once, whatever the batch; of the experts, those the router chose.
 class WeightTraffic {
  public:
-  explicit WeightTraffic(const Model& model)
+  explicit WeightTraffic(const PackedModel& model)
       : weights_(model.weights),
         dense_bytes_(DenseBytes(model.weights)),
-        touched_(static_cast<size_t>(model.spec().moe.num_experts)) {}
+        touched_(static_cast<size_t>(model.spec.moe.num_experts)) {}
 
   void CountStep() { bytes_ += dense_bytes_; }
 
   void CountExperts(const Routing& routing) {
-    const std::vector<FfnWeights>& experts = weights_.layers[static_cast<size_t>(routing.layer)].experts;
+    const std::vector<SlicedFfn>& experts = weights_.layers[static_cast<size_t>(routing.layer)].experts;
     std::fill(touched_.begin(), touched_.end(), false);
     for (int32_t expert : routing.experts) {
       const auto index = static_cast<size_t>(expert);
-      if (!touched_[index]) bytes_ += Bytes(experts[index]);
+      if (!touched_[index]) bytes_ += experts[index].bytes();
       touched_[index] = true;
     }
   }
@@ -49,7 +49,7 @@ class WeightTraffic {
   double bytes() const { return static_cast<double>(bytes_); }
 
  private:
-  const ModelWeights& weights_;
+  const PackedWeights& weights_;
   const uint64_t dense_bytes_;
   std::vector<bool> touched_;  // [num_experts], scratch
   uint64_t bytes_ = 0;

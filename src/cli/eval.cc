@@ -1,10 +1,12 @@
 // fiddler eval: perplexity of a model on a text. The text is tokenized once, cut into consecutive windows of
 // --context tokens, each run by itself from position 0; all of a window but its first token is scored.
+// With --compare the model without --quant runs beside it, and every token's two distributions are compared.
 #include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <memory>
 #include <numeric>
+#include <optional>
 
 #include "base/error.h"
 #include "base/file.h"
@@ -25,6 +27,7 @@ struct EvalOptions {
   std::string text_file;
   std::string ids_file;
   int64_t context = 512;
+  bool compare = false;
   bool per_token = false;
   bool json = false;
 };
@@ -61,51 +64,124 @@ double NegativeLogLikelihood(std::span<const float> logits, int32_t token) {
   return std::log(total) + largest - logits[static_cast<size_t>(token)];
 }
 
-// Runs windows of a text; keeps nothing between them.
-class Evaluator {
+// sum_i p_i log(p_i / q_i), the information lost by taking q for p, in nats; of softmax(reference) and
+// softmax(logits).
+double KullbackLeibler(std::span<const float> reference, std::span<const float> logits) {
+  const double reference_log = NegativeLogLikelihood(reference, 0) + reference[0];  // log of sum of exp
+  const double log = NegativeLogLikelihood(logits, 0) + logits[0];
+  double sum = 0;
+  for (size_t i = 0; i < reference.size(); ++i) {
+    const double log_p = reference[i] - reference_log;
+    sum += std::exp(log_p) * (log_p - (logits[i] - log));
+  }
+  return std::max(sum, 0.0);  // never negative but for rounding
+}
+
+bool AgreeOnTheLikeliest(std::span<const float> a, std::span<const float> b) {
+  return std::ranges::max_element(a) - a.begin() == std::ranges::max_element(b) - b.begin();
+}
+
+// One model and what a window needs; keeps nothing between windows.
+class WindowRunner {
  public:
-  Evaluator(Session& session, int64_t context)
-      : spec_(session.model().spec()),
-        cache_({spec_.num_layers(), spec_.attention.num_kv_heads, spec_.attention.head_dim},
+  WindowRunner(const PackedModel& model, const CpuKernels& kernels, ThreadPool& pool, int64_t context)
+      : cache_({model.spec.num_layers(), model.spec.attention.num_kv_heads, model.spec.attention.head_dim},
                static_cast<int32_t>(KvCache::BlocksFor(context))),
-        forward_(session.model(), session.kernels(), session.pool(), cache_,
-                 {.batch_tokens = kChunkTokens, .positions = context, .logit_rows = kChunkTokens}),
-        pool_(session.pool()) {
+        forward_(model, kernels, pool, cache_,
+                 {.batch_tokens = kChunkTokens, .positions = context, .logit_rows = kChunkTokens}) {
     while (const std::optional<BlockId> block = cache_.pool().TryTake()) blocks_.push_back(*block);
   }
 
-  // Appends the loss of every token of the window but the first.
-  void Score(std::span<const int32_t> window, std::vector<double>& losses) {
+  // Logits [rows, vocab_size] of the first `rows` of these tokens, which begin at `position`; valid until the
+  // next call.
+  std::span<const float> Run(std::span<const int32_t> tokens, int64_t position, int64_t rows) {
+    const BatchEntry entry = {.tokens = tokens, .first_position = position, .block_table = blocks_};
+    forward_.Run({&entry, 1});
+    std::vector<int32_t> indices(static_cast<size_t>(rows));
+    std::iota(indices.begin(), indices.end(), 0);
+    return forward_.Logits(indices);
+  }
+
+ private:
+  KvCache cache_;
+  Forward forward_;
+  std::vector<BlockId> blocks_;
+};
+
+// Of every scored token, in the order of the text.
+struct Scores {
+  std::vector<double> losses;
+  std::vector<double> reference_losses;  // this and the following with --compare only
+  std::vector<double> divergences;
+  std::vector<uint8_t> agreements;  // 1: the same likeliest token
+
+  void Resize(size_t size, bool compare) {
+    losses.resize(size);
+    if (!compare) return;
+    reference_losses.resize(size);
+    divergences.resize(size);
+    agreements.resize(size);
+  }
+};
+
+class Evaluator {
+ public:
+  // `reference` may be null. All must outlive this object.
+  Evaluator(const PackedModel& model, const PackedModel* reference, const CpuKernels& kernels,
+            ThreadPool& pool, int64_t context)
+      : vocab_size_(static_cast<size_t>(model.spec.vocab_size)),
+        pool_(pool),
+        runner_(model, kernels, pool, context) {
+    if (reference != nullptr) reference_.emplace(*reference, kernels, pool, context);
+  }
+
+  // Appends the scores of every token of the window but the first.
+  void Score(std::span<const int32_t> window, Scores& scores) {
     const auto size = static_cast<int64_t>(window.size());
     for (int64_t first = 0; first < size; first += kChunkTokens) {
       const int64_t count = std::min(kChunkTokens, size - first);
-      const BatchEntry entry = {
-          .tokens = window.subspan(static_cast<size_t>(first), static_cast<size_t>(count)),
-          .first_position = first,
-          .block_table = blocks_};
-      forward_.Run({&entry, 1});
+      const std::span<const int32_t> chunk =
+          window.subspan(static_cast<size_t>(first), static_cast<size_t>(count));
       const int64_t scored = std::min(count, size - first - 1);  // the last token predicts nothing
-      std::vector<int32_t> rows(static_cast<size_t>(scored));
-      std::iota(rows.begin(), rows.end(), 0);
-      const std::span<const float> logits = forward_.Logits(rows);
-      const size_t base = losses.size();
-      losses.resize(base + rows.size());
+      const std::span<const float> logits = runner_.Run(chunk, first, scored);
+      std::span<const float> reference;
+      if (reference_) reference = reference_->Run(chunk, first, scored);
+      const size_t base = scores.losses.size();
+      scores.Resize(base + static_cast<size_t>(scored), reference_.has_value());
       pool_.ParallelFor(scored, [&](int64_t row, int) {
-        const auto vocab = static_cast<size_t>(spec_.vocab_size);
-        losses[base + static_cast<size_t>(row)] =
-            NegativeLogLikelihood(logits.subspan(static_cast<size_t>(row) * vocab, vocab),
-                                  window[static_cast<size_t>(first + row + 1)]);
+        const auto offset = static_cast<size_t>(row) * vocab_size_;
+        const size_t i = base + static_cast<size_t>(row);
+        const int32_t next = window[static_cast<size_t>(first + row + 1)];
+        const std::span<const float> mine = logits.subspan(offset, vocab_size_);
+        scores.losses[i] = NegativeLogLikelihood(mine, next);
+        if (!reference_) return;
+        const std::span<const float> theirs = reference.subspan(offset, vocab_size_);
+        scores.reference_losses[i] = NegativeLogLikelihood(theirs, next);
+        scores.divergences[i] = KullbackLeibler(theirs, mine);
+        scores.agreements[i] = AgreeOnTheLikeliest(theirs, mine) ? 1 : 0;
       });
     }
   }
 
  private:
-  const ModelSpec& spec_;
-  KvCache cache_;
-  Forward forward_;
+  const size_t vocab_size_;
   ThreadPool& pool_;
-  std::vector<BlockId> blocks_;
+  WindowRunner runner_;
+  std::optional<WindowRunner> reference_;
 };
+
+template <typename T>
+double Mean(const std::vector<T>& values) {
+  return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
+}
+
+// What --compare adds: how far the rounded weights are from the stored ones.
+OrderedJson DescribeComparison(const Scores& scores) {
+  return {{"perplexity", std::exp(Mean(scores.reference_losses))},
+          {"mean_kl", Mean(scores.divergences)},
+          {"max_kl", std::ranges::max(scores.divergences)},
+          {"top1_agreement", Mean(scores.agreements)}};
+}
 
 void Eval(const EvalOptions& options) {
   Session session(options.model);
@@ -115,22 +191,28 @@ void Eval(const EvalOptions& options) {
                 tokens.size());
   }
   const int64_t context = std::min(options.context, session.spec().max_positions);
+  if (options.compare && session.quantization() == Quantization::kNone) {
+    throw Error("--compare: expected --quant, got weights as they are stored: there is nothing to compare");
+  }
   session.Load();
+  std::optional<PackedModel> reference;
+  if (options.compare) reference = session.LoadAs(Quantization::kNone);
 
-  Evaluator evaluator(session, context);
-  std::vector<double> losses;
-  losses.reserve(tokens.size());
+  Evaluator evaluator(session.model(), reference ? &*reference : nullptr, session.kernels(), session.pool(),
+                      context);
+  Scores scores;
   TerminalProgress progress(TerminalProgress::Unit::kTokens);
   progress.Start("evaluating", tokens.size());
   const auto start = std::chrono::steady_clock::now();
   for (size_t first = 0; first + 1 < tokens.size(); first += static_cast<size_t>(context)) {
     const size_t count = std::min(static_cast<size_t>(context), tokens.size() - first);
-    evaluator.Score(std::span(tokens).subspan(first, count), losses);
+    evaluator.Score(std::span(tokens).subspan(first, count), scores);
     progress.Advance(count);
   }
   progress.Finish();
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  const double mean = std::accumulate(losses.begin(), losses.end(), 0.0) / static_cast<double>(losses.size());
+  const std::vector<double>& losses = scores.losses;
+  const double mean = Mean(losses);
   if (!std::isfinite(mean)) {
     throw Error("{}: expected a finite loss, got {}: the weights are broken", session.config().name, mean);
   }
@@ -142,6 +224,7 @@ void Eval(const EvalOptions& options) {
                         {"tokens", losses.size()},
                         {"context", context},
                         {"tokens_per_s", static_cast<double>(tokens.size()) / seconds}};
+    if (options.compare) json["reference"] = DescribeComparison(scores);
     if (options.per_token) json["nll"] = losses;
     WriteJson(json);
     return;
@@ -152,6 +235,14 @@ void Eval(const EvalOptions& options) {
   WriteOutput(fmt::format("perplexity {:.4f} over {} tokens in windows of {}, {:.0f} tokens/s\n",
                           std::exp(mean), losses.size(), context,
                           static_cast<double>(tokens.size()) / seconds));
+  if (options.compare) {
+    const OrderedJson comparison = DescribeComparison(scores);
+    WriteOutput(fmt::format(
+        "without --quant: perplexity {:.4f}; KL divergence from it {:.5f} on average, {:.4f} at most; "
+        "the same likeliest token {:.2f}% of the time\n",
+        comparison["perplexity"].get<double>(), comparison["mean_kl"].get<double>(),
+        comparison["max_kl"].get<double>(), 100 * comparison["top1_agreement"].get<double>()));
+  }
 }
 
 }  // namespace
@@ -166,6 +257,8 @@ void RegisterEval(CLI::App& app) {
   verb.add_option("--context", options->context, "tokens in a window")
       ->check(CLI::Range(int64_t{2}, int64_t{1} << 31))
       ->capture_default_str();
+  verb.add_flag("--compare", options->compare,
+                "with --quant: compare with the weights as they are stored (both in memory)");
   verb.add_flag("--per-token", options->per_token, "also print the loss of every token");
   verb.add_flag("--json", options->json, "print one JSON object");
   verb.callback([options] { Eval(*options); });

@@ -16,6 +16,7 @@ namespace {
 struct InspectOptions {
   std::string model;
   std::vector<std::string> ignored_fields;
+  std::string quantization;
   bool list_tensors = false;
   bool json = false;
 };
@@ -81,11 +82,28 @@ OrderedJson DescribeFiles(const Checkpoint& checkpoint, bool list_tensors) {
   return description;
 }
 
+// What loading would make of the weights; a geometry's are taken to be BF16.
+OrderedJson DescribePacking(const Model& model, Quantization quantization) {
+  const PackLayout layout = LayOut(model, {.quantization = quantization});
+  const PackedWeights& weights = layout.weights;
+  const PackedLayer& layer = weights.layers.front();
+  const SlicedFfn& ffn = layer.experts.empty() ? layer.dense : layer.experts.front();
+  return {{"packed_bytes", layout.bytes},
+          {"packed_expert_bytes", ExpertBytes(weights)},
+          {"expert_format", FormatName(ffn.format)},
+          {"attention_format", FormatName(layer.q.format)},
+          {"head_format", FormatName(weights.head.format)},
+          {"embedding_format", FormatName(weights.embedding.format)},
+          {"slice_neurons", ffn.slice_neurons},
+          {"slices_per_expert", ffn.num_slices()},
+          {"slice_bytes", ffn.slice_bytes()}};
+}
+
 // A table for people: the facts one a line, tensors as columns.
 void PrintText(const OrderedJson& description) {
   for (const auto& [key, value] : description.items()) {
     if (key == "tensors") continue;
-    const bool is_bytes = key == "bytes";
+    const bool is_bytes = key.ends_with("bytes");
     WriteOutput(fmt::format("{:<28}{}\n", key,
                             is_bytes            ? FormatBytes(value.get<uint64_t>())
                             : value.is_string() ? value.get<std::string>()
@@ -102,8 +120,12 @@ void PrintText(const OrderedJson& description) {
 void Inspect(const InspectOptions& options) {
   const ModelConfig config = ReadModelConfig(ResolveModel(options.model), options.ignored_fields);
   OrderedJson description = Describe(config);
-  if (!config.directory.empty()) {
+  const Quantization quantization = ParseQuantization(options.quantization);
+  if (config.directory.empty()) {
+    description.update(DescribePacking(MakeDummyModel(config, 0, DType::kBF16), quantization));
+  } else {
     const Model model = OpenModel(config);  // every tensor there, every shape right
+    description.update(DescribePacking(model, quantization));
     description.update(DescribeFiles(static_cast<const Checkpoint&>(*model.source), options.list_tensors));
     description["unused_tensors"] = model.unused_tensors;
   }
@@ -127,6 +149,7 @@ void RegisterInspect(CLI::App& app) {
                   "accept this unsupported field of config.json")
       ->type_name("NAME")
       ->allow_extra_args(false);
+  RegisterQuantization(verb, options->quantization);
   verb.add_flag("--tensors", options->list_tensors, "list every tensor");
   verb.add_flag("--json", options->json, "print one JSON object");
   verb.callback([options] { Inspect(*options); });

@@ -38,8 +38,20 @@ void ModelOptions::Register(CLI::App& verb) {
                   "run although config.json has this unsupported field")
       ->type_name("NAME")
       ->allow_extra_args(false);
+  RegisterQuantization(verb, quantization);
   verb.add_option("-t,--threads", threads, "threads to compute with (default: one for each core)")
       ->check(CLI::Range(1, 1024));
+}
+
+void RegisterQuantization(CLI::App& verb, std::string& quantization) {
+  verb.add_option("--quant", quantization, "round the weights to 8 or 4 bits while loading")
+      ->check(CLI::IsMember({"int8", "int4"}));
+}
+
+Quantization ParseQuantization(const std::string& name) {
+  if (name == "int8") return Quantization::kInt8;
+  if (name == "int4") return Quantization::kInt4;
+  return Quantization::kNone;  // CLI11 let nothing else through
 }
 
 std::string ResolveModel(const std::string& model) {
@@ -61,22 +73,27 @@ Session::Session(const ModelOptions& options)
       kernels_(BestKernels()),
       topology_(DiscoverTopology()),
       pool_(options.threads > 0 ? options.threads : topology_.DefaultThreads(), topology_) {
-  model_.config = ReadModelConfig(ResolveModel(options.model), options.ignored_fields);
+  stored_.config = ReadModelConfig(ResolveModel(options.model), options.ignored_fields);
 }
 
 void Session::Load() {
   const auto start = std::chrono::steady_clock::now();
-  TerminalProgress progress;
-  const auto threads = static_cast<unsigned>(pool_.num_threads());
-  model_ = options_.dummy_weights ? MakeDummyModel(std::move(model_.config), *options_.dummy_weights,
-                                                   DummyDType(options_.dummy_dtype), progress, threads)
-                                  : LoadModel(std::move(model_.config), progress, threads);
+  stored_ = options_.dummy_weights ? MakeDummyModel(std::move(stored_.config), *options_.dummy_weights,
+                                                    DummyDType(options_.dummy_dtype))
+                                   : OpenModel(std::move(stored_.config));
+  packed_ = LoadAs(quantization());
   load_seconds_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   Note("{}", Description());
-  if (!model_.unused_tensors.empty()) {
-    Note("note: {} tensors of the checkpoint are not used by {}, the first: {}", model_.unused_tensors.size(),
-         config().architecture->class_name, model_.unused_tensors.front());
+  if (!stored_.unused_tensors.empty()) {
+    Note("note: {} tensors of the checkpoint are not used by {}, the first: {}",
+         stored_.unused_tensors.size(), config().architecture->class_name, stored_.unused_tensors.front());
   }
+}
+
+PackedModel Session::LoadAs(Quantization quantization) {
+  TerminalProgress progress;
+  const PackOptions options = {.format = {.quantization = quantization}, .usable_memory = std::nullopt};
+  return PackModel(stored_, options, pool_, progress);
 }
 
 std::unique_ptr<Tokenizer> Session::FindTokenizer() const {
@@ -98,11 +115,13 @@ std::unique_ptr<Tokenizer> Session::RequireTokenizer() const {
 
 std::string Session::Description() const {
   const ParameterCount count = CountParameters(spec());
+  const std::string_view format = quantization() == Quantization::kNone
+                                      ? FormatName(packed_.weights.embedding.format)
+                                      : QuantizationName(quantization());
   return fmt::format("{} ({}): {} parameters, {} active, {} {}, ready in {:.2f} s; {}, {} thread{}",
                      config().name, config().architecture->class_name, FormatCount(count.total),
-                     FormatCount(count.active), FormatBytes(TotalBytes(model_.weights)),
-                     DTypeName(model_.weights.embedding.dtype), load_seconds_, kernels_.isa,
-                     pool_.num_threads(), pool_.num_threads() == 1 ? "" : "s");
+                     FormatCount(count.active), FormatBytes(TotalBytes(packed_.weights)), format,
+                     load_seconds_, kernels_.isa, pool_.num_threads(), pool_.num_threads() == 1 ? "" : "s");
 }
 
 std::vector<int32_t> ParseTokenIds(std::string_view text, std::string_view source, int64_t vocab_size) {

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/thread_pool.h"
+#include "engine/pack_model.h"
 #include "kernels/dispatch.h"
 #include "model/model.h"
 #include "text/tokenizer.h"
@@ -21,10 +22,15 @@ struct ModelOptions {
   std::optional<uint64_t> dummy_weights;  // seed
   std::string dummy_dtype = "bf16";
   std::vector<std::string> ignored_fields;
-  int threads = 0;  // 0: one for each core
+  std::string quantization;  // "int8", "int4"; empty: weights as they are stored
+  int threads = 0;           // 0: one for each core
 
   void Register(CLI::App& verb);
 };
+
+// --quant, for verbs that load or describe packed weights.
+void RegisterQuantization(CLI::App& verb, std::string& quantization);
+Quantization ParseQuantization(const std::string& name);
 
 // A directory for a MODEL argument: "demo" is the model shipped with the binary, everything else is taken as
 // it is.
@@ -40,11 +46,15 @@ class Session {
 
   void Load();  // once; throws Error
 
-  const ModelSpec& spec() const { return model_.spec(); }
-  const ModelConfig& config() const { return model_.config; }
+  // The same model once more, after Load(); throws Error.
+  PackedModel LoadAs(Quantization quantization);
+
+  const ModelSpec& spec() const { return stored_.spec(); }
+  const ModelConfig& config() const { return stored_.config; }
   const CpuKernels& kernels() const { return kernels_; }
   ThreadPool& pool() { return pool_; }
-  const Model& model() const { return model_; }  // its weights are there after Load()
+  const PackedModel& model() const { return packed_; }  // after Load()
+  Quantization quantization() const { return ParseQuantization(options_.quantization); }
   double load_seconds() const { return load_seconds_; }
 
   // The tokenizer beside the weights; nothing if there is none. Throws Error if it is broken.
@@ -58,7 +68,8 @@ class Session {
   const CpuKernels& kernels_;
   const Topology topology_;
   ThreadPool pool_;
-  Model model_;
+  Model stored_;  // its weights are found by Load()
+  PackedModel packed_;
   double load_seconds_ = 0;
 };
 

@@ -7,6 +7,7 @@
 #include <new>
 
 #include "engine/engine.h"
+#include "engine/test_models.h"
 #include "kernels/dispatch.h"
 
 #if defined(__has_feature)
@@ -48,9 +49,7 @@ namespace {
 class AllocationTest : public testing::TestWithParam<const char*> {};
 
 TEST_P(AllocationTest, SteadyStateDecodingAllocatesNothing) {
-  NoProgress progress;
-  const std::string dir = std::string(FIDDLER_SOURCE_DIR) + "/tests/oracle/golden/" + GetParam() + "/model";
-  const Model model = LoadModel(ReadModelConfig(dir), progress, 1);
+  const PackedModel model = LoadPacked(GoldenModel(GetParam()));
   ThreadPool pool(3, DiscoverTopology());
   Engine engine(model, BestKernels(), pool, {.max_positions = 128, .max_sequences = 4});
   int64_t routed = 0;

@@ -6,6 +6,7 @@
 #include <map>
 
 #include "base/rng.h"
+#include "engine/test_models.h"
 #include "io/safetensors.h"
 #include "io/test_files.h"
 #include "kernels/dispatch.h"
@@ -17,11 +18,6 @@ namespace fs = std::filesystem;
 
 fs::path GoldenDir(std::string_view name) {
   return fs::path(FIDDLER_SOURCE_DIR) / "tests/oracle/golden" / name;
-}
-
-Model LoadGolden(std::string_view name) {
-  NoProgress progress;
-  return LoadModel(ReadModelConfig((GoldenDir(name) / "model").string()), progress, 1);
 }
 
 std::vector<int32_t> GoldenIds(std::string_view golden, std::string_view tensor_name) {
@@ -73,7 +69,7 @@ class EngineTest : public testing::Test {
   // Prompts of 1 to 60 tokens, half of them sampled.
   Request RandomRequest(Rng& rng) const {
     Request request;
-    const auto vocab_size = static_cast<uint64_t>(model_.spec().vocab_size);
+    const auto vocab_size = static_cast<uint64_t>(model_.spec.vocab_size);
     for (uint64_t length = 1 + rng.NextBits() % 60; length > 0; --length) {
       request.prompt.push_back(static_cast<int32_t>(rng.NextBits() % vocab_size));
     }
@@ -85,7 +81,7 @@ class EngineTest : public testing::Test {
     return request;
   }
 
-  Model model_ = LoadGolden("mixtral-window-bf16");
+  const PackedModel model_ = LoadPacked(GoldenModel("mixtral-window-bf16"));
   ThreadPool pool_{2, DiscoverTopology()};
 };
 
@@ -220,7 +216,7 @@ TEST_F(EngineTest, ExactlyMaxTokens) {
 TEST_F(EngineTest, RequestsThatCanNeverRunAreRefused) {
   Engine engine = MakeEngine(1, 8);
   const auto error_of = [&](const Request& request) { return ErrorOf([&] { engine.Add(request); }); };
-  const auto vocab_size = static_cast<int32_t>(model_.spec().vocab_size);
+  const auto vocab_size = static_cast<int32_t>(model_.spec.vocab_size);
   const std::vector<int32_t> full(kPositions, 1);
   EXPECT_EQ(error_of({.prompt = {}}), "prompt: expected at least one token, got none");
   EXPECT_EQ(error_of({.prompt = {1}, .max_tokens = 0}), "max_tokens: expected at least 1, got 0");

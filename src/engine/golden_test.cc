@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "engine/forward.h"
+#include "engine/test_models.h"
 #include "io/safetensors.h"
 #include "kernels/dispatch.h"
 
@@ -57,13 +58,15 @@ struct Golden {
 // One sequence run through a model, with a block table that is not in order.
 class Runner {
  public:
-  Runner(const Model& model, const CpuKernels& kernels, int num_threads, int64_t positions)
+  Runner(const PackedModel& model, const CpuKernels& kernels, int num_threads, int64_t positions)
       : pool_(num_threads, DiscoverTopology()),
-        cache_(
-            {model.spec().num_layers(), model.spec().attention.num_kv_heads, model.spec().attention.head_dim},
-            static_cast<int32_t>(KvCache::BlocksFor(positions)) + 3),
+        cache_({model.spec.num_layers(), model.spec.attention.num_kv_heads, model.spec.attention.head_dim},
+               static_cast<int32_t>(KvCache::BlocksFor(positions)) + 3),
         forward_(model, kernels, pool_, cache_,
-                 {.batch_tokens = 128, .positions = positions, .logit_rows = 128}) {
+                 {.batch_tokens = 128,
+                  .positions = positions,
+                  .logit_rows = 128,
+                  .arithmetic = Arithmetic::kExact}) {
     for (int32_t block = cache_.pool().capacity() - 1; block >= 3; --block) table_.push_back(block);
     forward_.Observe([this](const Routing& routing) { routings_.push_back(Copy(routing)); });
   }
@@ -147,17 +150,12 @@ std::vector<std::string> GoldenNames() {
 
 class GoldenTest : public testing::TestWithParam<std::string> {
  protected:
-  void SetUp() override {
-    NoProgress progress;
-    model_ = LoadModel(ReadModelConfig((dir_ / "model").string()), progress, 1);
-  }
-
   int64_t tokens() const { return static_cast<int64_t>(golden_.input_ids.size()); }
   int64_t positions() const { return tokens() + static_cast<int64_t>(golden_.greedy_ids.size()); }
 
   const fs::path dir_ = kGoldenDir / GetParam();
   const Golden golden_{dir_};
-  Model model_;
+  const PackedModel model_ = LoadPacked(dir_ / "model");
 };
 
 TEST_P(GoldenTest, LogitsInOnePieceInChunksAndTokenByToken) {
@@ -189,7 +187,7 @@ TEST_P(GoldenTest, RouterChoices) {
 TEST_P(GoldenTest, GreedyContinuation) {
   for (const CpuKernels* kernels : SupportedKernels()) {
     Runner runner(model_, *kernels, 2, positions());
-    const auto vocab = static_cast<size_t>(model_.spec().vocab_size);
+    const auto vocab = static_cast<size_t>(model_.spec.vocab_size);
     std::vector<float> logits = runner.Run(golden_.input_ids, tokens());
     std::vector<int32_t> continuation;
     while (continuation.size() < golden_.greedy_ids.size()) {

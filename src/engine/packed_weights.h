@@ -1,6 +1,6 @@
 // The weights of a model as the kernels read them: packed into panels (kernels/packed_matrix.h) and slices
-// (experts/slice.h), all in one run of huge pages. Written once, by PackModel; immutable from then on, so
-// that every thread may read them.
+// (experts/slice.h), all in one run of huge pages. Written once, by PackModel (engine/pack_model.h);
+// immutable from then on, so that every thread may read them.
 #pragma once
 
 #include <cstdint>
@@ -37,14 +37,17 @@ struct PackedLayer {
 };
 
 struct PackedWeights {
-  PackedMatrix embedding;         // [vocab_size, hidden]
-  std::vector<float> final_norm;  // [hidden]
-  PackedMatrix head;              // [vocab_size, hidden]; the embedding itself where tied and stored alike
+  PackedMatrix embedding;          // [vocab_size, hidden]
+  std::vector<float> final_norm;   // [hidden]
+  PackedMatrix head;               // [vocab_size, hidden]
+  bool head_is_embedding = false;  // one matrix in memory: tied and of one format
   std::vector<PackedLayer> layers;
 };
 
-// Bytes of matrices that every token passes: everything but the embedding and the routed experts.
+// Bytes of the matrices that every token passes: everything but the embedding and the routed experts.
 uint64_t DenseBytes(const PackedWeights& weights);
+// Bytes of all routed experts.
+uint64_t ExpertBytes(const PackedWeights& weights);
 // Bytes of all matrices.
 uint64_t TotalBytes(const PackedWeights& weights);
 

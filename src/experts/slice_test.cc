@@ -112,7 +112,7 @@ TEST(SliceTest, SlicesAddUpToTheFfn) {
   for (const WeightFormat format : kWeightFormats) {
     for (const auto& [hidden, intermediate, neurons] : {std::tuple{64, 128, 64},
                                                         {40, 200, 64},
-                                                        {33, 1, 64},
+                                                        {33, 65, 64},
                                                         {96, 320, 128},
                                                         {50, 129, 128},
                                                         {31, 95, 64}}) {

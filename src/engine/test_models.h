@@ -1,0 +1,25 @@
+// For tests only: models packed and ready to run.
+#pragma once
+
+#include <filesystem>
+
+#include "base/topology.h"
+#include "engine/pack_model.h"
+
+namespace fiddler {
+
+inline PackedModel Pack(const Model& model, const PackFormat& format = {}) {
+  ThreadPool pool(2, DiscoverTopology());
+  NoProgress progress;
+  return PackModel(model, {.format = format, .usable_memory = {}}, pool, progress);
+}
+
+inline PackedModel LoadPacked(const std::filesystem::path& directory, const PackFormat& format = {}) {
+  return Pack(OpenModel(ReadModelConfig(directory.string())), format);
+}
+
+inline std::filesystem::path GoldenModel(std::string_view name) {
+  return std::filesystem::path(FIDDLER_SOURCE_DIR) / "tests/oracle/golden" / name / "model";
+}
+
+}  // namespace fiddler
