@@ -22,6 +22,9 @@ from engines import Fiddler, Machine, PeerProcess
 from geometry import REPOSITORY, PeersError
 
 PEERS = (("llama.cpp", False), ("ik_llama.cpp", True))
+# ik-llama-cpp-python 0.1.5 adds to what Mixtral's experts give their own normed input where the residual belongs (checked against
+# a forward pass that does the same): the same weights and the same work, but another text. Shown, not judged.
+KNOWN_WRONG = {("ik_llama.cpp", "mixtral")}
 # (median distance of losses, share of the same words) that a format has to reach; keys and values are f16 in the peers.
 EXPECTED = {"f32": (0.01, 0.95), "bf16": (0.15, 0.75)}
 
@@ -59,7 +62,8 @@ def compare(folder: Path, binary: Path, formats: list[str], prompt: int, tokens:
             distance = statistics.median(distances)
             print(f"{name:<14} {format:<8} {statistics.mean(answer['losses']):>9.4f} {distance:>16.4f} {max(distances):>8.4f} {same:>11.0%}")
             farthest, fewest = EXPECTED.get(format, (float("inf"), 0))
-            good = good and distance <= farthest and same >= fewest
+            agrees = distance <= farthest and same >= fewest
+            good = good and (agrees or (name, config["model_type"]) in KNOWN_WRONG)
     return good
 
 

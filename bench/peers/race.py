@@ -92,7 +92,7 @@ class Race:
                 for count in threads:
                     for case in cases:
                         self.measure(visit, session, case, count, repeat)
-        except PeersError as error:
+        except (PeersError, OSError) as error:
             visit["error"] = str(error)
             say(f"race.py: {error}")
 

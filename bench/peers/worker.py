@@ -13,6 +13,7 @@ The first line it writes says what was loaded and how. A failure is {"error": ".
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import json
 import math
 import os
@@ -66,7 +67,14 @@ class IkLlamaCpp:
     package = "ik-llama-cpp-python"
 
     def __init__(self, best: bool) -> None:
-        from ik_llama_cpp import _ctypes_api
+        package = importlib.util.find_spec("ik_llama_cpp")
+        if package is None:
+            raise ImportError("no module ik_llama_cpp")
+        try:
+            from ik_llama_cpp import _ctypes_api
+        except OSError:  # compiled here, its libllama.so does not say where the other one lies
+            ctypes.CDLL(str(Path(package.origin).parent / "lib/libggml.so"), ctypes.RTLD_GLOBAL)
+            from ik_llama_cpp import _ctypes_api
 
         self.api = _ctypes_api
         self.library = _ctypes_api._lib
