@@ -110,11 +110,15 @@ class Race:
 
     def go(self, options: argparse.Namespace) -> None:
         self.start(options)
+        if (load := os.getloadavg()[0]) > 0.5:
+            say(f"race.py: load average {load:.1f}: something else runs here, and the peers' threads suffer most from it")
         for round in range(1, options.rounds + 1):
             say(f"{self.geometry} {self.format}, round {round} of {options.rounds}")
+            started = time.monotonic()
             for engine in self.engines:
                 self.visit(engine, round, options.cases, options.threads, options.repeat)
                 self.results.save()
+            say(f"  that took {(time.monotonic() - started) / 60:.1f} minutes")
 
 
 def engine_of(name: str, options: argparse.Namespace):
