@@ -2,8 +2,8 @@
 
     python agree.py DIR [--fiddler PATH] [--formats f32,bf16,q8_0,q4_0]
 
-DIR is what export.py wrote, best of a tiny geometry with --formats hf,bf16,f32,q8_0,q4_0. Prints, for every engine and
-format, the mean loss of the text, how far its losses are from Fiddler's, and how often it would have said the same. Fiddler
+DIR is what export.py wrote, best of a tiny geometry with --formats hf,bf16,f32,q8_0,q4_0. Prints, for every engine
+and format, the mean loss of the text, how far its losses are from Fiddler's, and how often it would have said the same. Fiddler
 computes with float32 activations, so the float32 copy of the weights has to agree; the others round more, and a token
 that then goes to another expert shows it. Fails if an f32 or bf16 model does not agree.
 """
@@ -22,8 +22,8 @@ from engines import Fiddler, Machine, PeerProcess
 from geometry import REPOSITORY, PeersError
 
 PEERS = (("llama.cpp", False), ("ik_llama.cpp", True))
-# ik-llama-cpp-python 0.1.5 adds to what Mixtral's experts give their own normed input where the residual belongs (checked against
-# a forward pass that does the same): the same weights and the same work, but another text. Shown, not judged.
+# ik-llama-cpp-python 0.1.5 adds to what Mixtral's experts give their own normed input, where the residual belongs
+# (checked against a forward pass that does the same): same weights, same work, another text. Shown, not judged.
 KNOWN_WRONG = {("ik_llama.cpp", "mixtral")}
 # (median distance of losses, share of the same words) that a format has to reach; keys and values are f16 in the peers.
 EXPECTED = {"f32": (0.01, 0.95), "bf16": (0.15, 0.75)}
@@ -60,7 +60,8 @@ def compare(folder: Path, binary: Path, formats: list[str], prompt: int, tokens:
             words = list(zip(answer["greedy"][prompt - 1 :], ids[prompt:]))
             same = sum(a == b for a, b in words) / len(words)
             distance = statistics.median(distances)
-            print(f"{name:<14} {format:<8} {statistics.mean(answer['losses']):>9.4f} {distance:>16.4f} {max(distances):>8.4f} {same:>11.0%}")
+            mean, largest = statistics.mean(answer["losses"]), max(distances)
+            print(f"{name:<14} {format:<8} {mean:>9.4f} {distance:>16.4f} {largest:>8.4f} {same:>11.0%}")
             farthest, fewest = EXPECTED.get(format, (float("inf"), 0))
             agrees = distance <= farthest and same >= fewest
             good = good and (agrees or (name, config["model_type"]) in KNOWN_WRONG)

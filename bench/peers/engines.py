@@ -81,8 +81,9 @@ def size_of(path: Path) -> int:
 
 
 def last_line(text: str) -> str:
+    """What a failed program said: the last line, or the assertion that its backtrace follows."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else "no message"
+    return next((line for line in lines if "_ASSERT(" in line), lines[-1] if lines else "no message")
 
 
 def run_json(command: list, name: str, environment: dict | None = None) -> dict | list:

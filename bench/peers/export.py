@@ -2,8 +2,8 @@
 
     python export.py mixtral-4l --out /big/disk/mixtral-4l [--formats hf,bf16,q8_0,q4_0] [--seed 1]
 
-Writes OUT/hf (config.json and bf16 safetensors), OUT/bf16.gguf, and from that OUT/q8_0.gguf and so on with llama.cpp's own
-quantizer. What is already there, of the same geometry and seed, is kept. OUT/export.json says what is what.
+Writes OUT/hf (config.json and bf16 safetensors), OUT/bf16.gguf, and from that OUT/q8_0.gguf and so on with llama.cpp's
+own quantizer. What is already there, of the same geometry and seed, is kept. OUT/export.json says what is what.
 
 Weights are normal with deviation 1/sqrt(fan in), norms near 1, made tensor by tensor from the seed and the tensor's name,
 so no file is the source of another one's weights except for the quantizer.
@@ -152,10 +152,12 @@ def write_gguf(geometry: Geometry, seed: int, path: Path) -> None:
     add_vocabulary(writer, geometry.vocab_size)
 
     tensors = geometry.gguf_tensors()
+    float32 = (np.dtype(np.float32), gguf.GGMLQuantizationType.F32)
+    bf16 = (np.dtype(np.uint16), gguf.GGMLQuantizationType.BF16)
     for tensor in tensors:
-        item, kind = (np.float32, gguf.GGMLQuantizationType.F32) if tensor.float32 else (np.uint16, gguf.GGMLQuantizationType.BF16)
-        size = sum(part.count for part in tensor.parts) * np.dtype(item).itemsize
-        writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(item), size, raw_dtype=kind)
+        item, kind = float32 if tensor.float32 else bf16
+        size = sum(part.count for part in tensor.parts) * item.itemsize
+        writer.add_tensor_info(tensor.name, tensor.shape, item, size, raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()

@@ -4,7 +4,8 @@
     python race.py --quick                                            all of it on a tiny model, in seconds
 
 Every visit of an engine loads the model, and for each case measures the limits of the machine and then the work. After
-every visit everything known is written to --results; running again with the same file adds to it. report.py makes the table.
+every visit everything known is written to --results; running again with the same file adds to it, and report.py makes
+the table.
 """
 
 from __future__ import annotations
@@ -72,8 +73,8 @@ class Race:
             raise PeersError("no engine is there")
         self.engines = able
         content = self.results.content
-        content["models"].setdefault(self.geometry, {k: v for k, v in self.manifest.items() if k != "formats"} | {"formats": {}})
-        content["models"][self.geometry]["formats"] |= self.manifest["formats"]
+        known = content["models"].setdefault(self.geometry, self.manifest)
+        known["formats"] |= self.manifest["formats"]
         settings = {"threads": options.threads, "repeat": options.repeat, "rounds": options.rounds}
         content["runs"][self.run] = {"geometry": self.geometry, "format": self.format, "engines": engines} | settings
 
@@ -104,9 +105,9 @@ class Race:
             measured["limits"] = {key: (value + after[key]) / 2 for key, value in before.items()}
         measured = {"threads": threads, "case": list(case)} | measured
         visit["measured"].append(measured)
-        best = {phase: f"{sorted(measured[phase])[len(measured[phase]) // 2]:.1f}" for phase in ("prefill", "decode")}
-        say(f"  {visit['engine']:<18} {threads} threads {str(case):<12} prefill {best['prefill']:>8} decode {best['decode']:>7} tokens/s"
-            f"   (read {measured['limits']['read_gbps']:.1f} GB/s)")  # fmt: skip
+        shown = {phase: f"{sorted(measured[phase])[len(measured[phase]) // 2]:.1f}" for phase in ("prefill", "decode")}
+        say(f"  {visit['engine']:<18} {threads} threads {str(case):<12} prefill {shown['prefill']:>8} decode "
+            f"{shown['decode']:>7} tokens/s   (read {measured['limits']['read_gbps']:.1f} GB/s)")  # fmt: skip
 
     def go(self, options: argparse.Namespace) -> None:
         self.start(options)

@@ -53,30 +53,33 @@ def summarize(content: dict) -> list[dict]:
         for measured in visit["measured"]:
             work = (visit["geometry"], visit["format"], measured["threads"], tuple(measured["case"]))
             works[work][visit["engine"]][visit["run"], visit["round"]] = measured
+    # Arithmetic is the same whatever the weights are stored in.
+    flops = {
+        (geometry, case): measured["flops_per_prompt_token"]
+        for (geometry, _, _, case), engines in works.items()
+        for measured in engines.get("fiddler", {}).values()
+    }
     summary = []
     for (geometry, format, threads, case), engines in works.items():
         for phase in PHASES:
             if phase == "decode" and case[1] < FEWEST_TOKENS:
                 continue  # it was there for its prefill
             work = {"geometry": geometry, "format": format, "threads": threads, "case": list(case), "phase": phase}
+            model, ours = content["models"][geometry], engines.get("fiddler", {})
             figures = {
-                name: figures_of(content["models"][geometry], work, visits, engines.get("fiddler", {}))
-                for name, visits in engines.items()
+                name: figures_of(model, work, flops.get((geometry, case)), visits, ours) for name, visits in engines.items()
             }
             summary.append(work | {"engines": figures})
     return summary
 
 
-def figures_of(model: dict, work: dict, visits: dict[tuple, dict], ours: dict[tuple, dict]) -> dict:
+def figures_of(model: dict, work: dict, flops: float | None, visits: dict[tuple, dict], ours: dict[tuple, dict]) -> dict:
     """Of one engine. Ratios compare visits of the same round."""
     phase, batch = work["phase"], work["case"][2]
     rates = [rate for measured in visits.values() for rate in measured[phase]]
     figures = {"tokens_per_s": spread(rates)}
 
-    flops = [measured["flops_per_prompt_token"] for measured in ours.values()]
-    per_token = None
-    if phase == "prefill" and flops:
-        per_token = flops[0]
+    per_token = flops
     if phase == "decode":
         step = [measured["bytes_per_step"] for measured in visits.values() if "bytes_per_step" in measured]
         total = statistics.median(step) if step else bytes_per_step(model, work["format"], batch)
@@ -127,7 +130,7 @@ def cell(figures: dict | None) -> str:
 
 
 def table(content: dict) -> str:
-    summary = content.get("summary") or summarize(content)
+    summary = summarize(content)
     if not summary:
         raise PeersError("the results have no measurements")
     names = list(dict.fromkeys(name for entry in summary for name in entry["engines"]))
@@ -139,9 +142,8 @@ def table(content: dict) -> str:
     lines = [f"| model | weights | threads | work | {' | '.join(names)} |", "|---|---|---|---|" + "---|" * len(names)]
     for entry in rows:
         cells = [cell(entry["engines"].get(name)) for name in names]
-        lines.append(
-            f"| {entry['geometry']} | {entry['format']} | {entry['threads']} | {describe_work(entry)} | {' | '.join(cells)} |"
-        )
+        work = [entry["geometry"], entry["format"], str(entry["threads"]), describe_work(entry)]
+        lines.append(f"| {' | '.join(work + cells)} |")
     return "\n".join([*lines, "", notes(content, summary)]) + "\n"
 
 
@@ -150,8 +152,8 @@ def notes(content: dict, summary: list[dict]) -> str:
     engines = {}
     for run in content["runs"].values():
         for name, about in run["engines"].items():
-            version = about.get("version") or about.get("program", "")
-            engines[name] = f"{name}: {about.get('package', '')} {version}".strip()
+            words = [about.get("package"), about.get("version") or about.get("program"), about.get("commit", "")[:9]]
+            engines[name] = f"{name}: {' '.join(word for word in words if word)}"
     limits: dict[str, list[float]] = defaultdict(list)
     for entry in summary:
         for figures in entry["engines"].values():
@@ -159,9 +161,9 @@ def notes(content: dict, summary: list[dict]) -> str:
                 limits[f"{name} with {entry['threads']} threads"].append(value)
     ranges = "; ".join(f"{name} {min(values):.0f}-{max(values):.0f}" for name, values in sorted(limits.items()))
     return (
-        f"{machine['cpu']}, {machine['cores']} cores. Medians in tokens/s of {len(content['runs'])} runs; in brackets what "
-        f"that reads or computes, and its share of the limit measured beside it. Bold: Fiddler's rate divided by the peer's in "
-        f"the same round, median [quartiles]. Limits met: {ranges}. {'; '.join(engines.values())}."
+        f"{machine['cpu']}, {machine['cores']} cores. Medians in tokens/s; in brackets what that reads or computes, and its "
+        f"share of the limit measured beside it. Bold: Fiddler's rate divided by the peer's in the same round, median "
+        f"[quartiles]. Limits met: {ranges}. {'; '.join(engines.values())}."
     )
 
 

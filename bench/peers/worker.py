@@ -81,7 +81,7 @@ class IkLlamaCpp:
         self.library.llama_print_system_info.restype = ctypes.c_char_p
         self.library.llama_synchronize.argtypes = [ctypes.c_void_p]
         self.settings = {"repack_tensors": best, "use_mmap": not best, "fused_moe_up_gate": True,
-                         "fused_up_gate": True, "flash_attn": True, "graph_reuse": True}  # fmt: skip
+                         "fused_up_gate": True, "flash_attn": "for one sequence", "graph_reuse": True}  # fmt: skip
 
     def model_params(self):
         params = self.api.llama_model_default_params()
@@ -91,8 +91,9 @@ class IkLlamaCpp:
         return params
 
     def tune_context(self, params) -> None:
-        for name in ("fused_moe_up_gate", "fused_up_gate", "flash_attn", "graph_reuse"):
+        for name in ("fused_moe_up_gate", "fused_up_gate", "graph_reuse"):
             setattr(params, name, True)
+        params.flash_attn = params.n_seq_max == 1  # with several sequences in a batch, version 0.1.5 aborts ("S > 0")
 
     def system_info(self) -> str:
         return self.library.llama_print_system_info().decode()
