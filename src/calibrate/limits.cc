@@ -53,7 +53,7 @@ double LimitProbe::Float32Gigaflops() {
   std::atomic<double> operations = 0;
   const double seconds = BestSecondsOf([&] {
     operations = 0;
-    pool_.Run([&](int) { operations += kernels_.fma_probe(kRounds); });
+    pool_.Run([&](int) { operations += kernels_.f32_probe(kRounds); });
   });
   return operations / seconds / 1e9;
 }

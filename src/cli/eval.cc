@@ -56,29 +56,35 @@ std::vector<int32_t> ReadTokens(const EvalOptions& options, const Session& sessi
   return ids;
 }
 
-// -log of the probability the logits give to `token`.
-double NegativeLogLikelihood(std::span<const float> logits, int32_t token) {
+// log(sum_i exp(logits_i)): what turns logits into the logarithms of probabilities.
+double LogSumExp(std::span<const float> logits) {
   const double largest = *std::max_element(logits.begin(), logits.end());
   double total = 0;
   for (float logit : logits) total += std::exp(logit - largest);
-  return std::log(total) + largest - logits[static_cast<size_t>(token)];
+  return std::log(total) + largest;
 }
 
-// sum_i p_i log(p_i / q_i), the information lost by taking q for p, in nats; of softmax(reference) and
-// softmax(logits).
-double KullbackLeibler(std::span<const float> reference, std::span<const float> logits) {
-  const double reference_log = NegativeLogLikelihood(reference, 0) + reference[0];  // log of sum of exp
-  const double log = NegativeLogLikelihood(logits, 0) + logits[0];
+// What one model says about the token after a position.
+struct Prediction {
+  std::span<const float> logits;  // [vocab_size]
+  double log_sum;
+
+  explicit Prediction(std::span<const float> the_logits)
+      : logits(the_logits), log_sum(LogSumExp(the_logits)) {}
+
+  double LogProbability(size_t token) const { return logits[token] - log_sum; }
+  double Loss(int32_t token) const { return -LogProbability(static_cast<size_t>(token)); }
+  auto Likeliest() const { return std::ranges::max_element(logits) - logits.begin(); }
+};
+
+// sum_i p_i log(p_i / q_i) in nats: what is lost by taking q for p.
+double KullbackLeibler(const Prediction& p, const Prediction& q) {
   double sum = 0;
-  for (size_t i = 0; i < reference.size(); ++i) {
-    const double log_p = reference[i] - reference_log;
-    sum += std::exp(log_p) * (log_p - (logits[i] - log));
+  for (size_t i = 0; i < p.logits.size(); ++i) {
+    const double log_p = p.LogProbability(i);
+    sum += std::exp(log_p) * (log_p - q.LogProbability(i));
   }
   return std::max(sum, 0.0);  // never negative but for rounding
-}
-
-bool AgreeOnTheLikeliest(std::span<const float> a, std::span<const float> b) {
-  return std::ranges::max_element(a) - a.begin() == std::ranges::max_element(b) - b.begin();
 }
 
 // One model and what a window needs; keeps nothing between windows.
@@ -152,13 +158,13 @@ class Evaluator {
         const auto offset = static_cast<size_t>(row) * vocab_size_;
         const size_t i = base + static_cast<size_t>(row);
         const int32_t next = window[static_cast<size_t>(first + row + 1)];
-        const std::span<const float> mine = logits.subspan(offset, vocab_size_);
-        scores.losses[i] = NegativeLogLikelihood(mine, next);
+        const Prediction mine(logits.subspan(offset, vocab_size_));
+        scores.losses[i] = mine.Loss(next);
         if (!reference_) return;
-        const std::span<const float> theirs = reference.subspan(offset, vocab_size_);
-        scores.reference_losses[i] = NegativeLogLikelihood(theirs, next);
+        const Prediction theirs(reference.subspan(offset, vocab_size_));
+        scores.reference_losses[i] = theirs.Loss(next);
         scores.divergences[i] = KullbackLeibler(theirs, mine);
-        scores.agreements[i] = AgreeOnTheLikeliest(theirs, mine) ? 1 : 0;
+        scores.agreements[i] = theirs.Likeliest() == mine.Likeliest() ? 1 : 0;
       });
     }
   }

@@ -81,7 +81,7 @@ class EngineTest : public testing::Test {
     return request;
   }
 
-  const PackedModel model_ = LoadPacked(GoldenModel("mixtral-window-bf16"));
+  PackedModel model_ = LoadPacked(GoldenModel("mixtral-window-bf16"));
   ThreadPool pool_{2, DiscoverTopology()};
 };
 
@@ -89,7 +89,7 @@ class EngineTest : public testing::Test {
 // biases.
 class EngineBatchingTest : public EngineTest, public testing::WithParamInterface<std::string_view> {
  protected:
-  void SetUp() override { model_ = LoadGolden(GetParam()); }
+  void SetUp() override { model_ = LoadPacked(GoldenModel(GetParam())); }
 };
 
 TEST_P(EngineBatchingTest, TogetherAsAlone) {
