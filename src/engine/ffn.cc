@@ -37,6 +37,7 @@ Ffn::Ffn(const PackedModel& model, const ParallelOps& ops, int64_t max_batch_tok
       runner_(LimitsOf(model, max_batch_tokens), ops, workspace),
       experts_(static_cast<size_t>(max_batch_tokens * spec_.moe.top_k)),
       weights_(static_cast<size_t>(max_batch_tokens * spec_.moe.top_k)),
+      slot_weights_(weights_.size()),
       router_logits_(workspace.Floats(max_batch_tokens * spec_.moe.num_experts)),
       shared_gate_(workspace.Floats(max_batch_tokens)) {
   passes_.reserve(static_cast<size_t>(spec_.moe.num_experts + 1));
@@ -44,42 +45,30 @@ Ffn::Ffn(const PackedModel& model, const ParallelOps& ops, int64_t max_batch_tok
 
 void Ffn::Run(int64_t layer, const PackedLayer& weights, int64_t tokens, const float* x, float* out) {
   if (spec_.layers[static_cast<size_t>(layer)].is_moe) return RunMoe(layer, weights, tokens, x, out);
-  const FfnPass all = {.ffn = &weights.dense, .first_slot = 0, .tokens = tokens, .token_index = nullptr};
-  runner_.Run({&all, 1}, x, /*same_x=*/false);
-  ForEachPart(tokens, [&](int64_t t, int64_t begin, int64_t end) {
-    float* sum = out + t * spec_.hidden;
-    std::fill(sum + begin, sum + end, 0.0f);
-    runner_.AddOutput(t, 1.0f, begin, end, sum);
-  });
+  const FfnPass all = {.ffn = &weights.dense, .tokens = tokens};
+  runner_.Run({&all, 1}, tokens, x, out);
 }
 
+// A token's experts are added in the order of their numbers, whatever else is in the batch.
 void Ffn::RunMoe(int64_t layer, const PackedLayer& weights, int64_t tokens, const float* x, float* out) {
   const int64_t top_k = spec_.moe.top_k;
-  const bool shared = weights.shared.data != nullptr;
   Route(layer, weights.router, tokens, x);
-  if (shared) GateShared(weights.shared_router, tokens, x);
   groups_.Build({experts_.data(), static_cast<size_t>(tokens * top_k)}, top_k);
+  for (int64_t i = 0; i < tokens * top_k; ++i) {
+    slot_weights_[static_cast<size_t>(groups_.SlotOf(i))] = weights_[static_cast<size_t>(i)];
+  }
   passes_.clear();
   for (const ExpertGroups::Group& group : groups_.groups()) {
     passes_.push_back({.ffn = &weights.experts[static_cast<size_t>(group.expert)],
-                       .first_slot = group.first_slot,
                        .tokens = group.tokens,
-                       .token_index = groups_.token_of_slot() + group.first_slot});
+                       .token_index = groups_.token_of_slot() + group.first_slot,
+                       .weights = slot_weights_.data() + group.first_slot});
   }
-  if (shared) {
-    passes_.push_back(
-        {.ffn = &weights.shared, .first_slot = tokens * top_k, .tokens = tokens, .token_index = nullptr});
+  if (weights.shared.data != nullptr) {
+    GateShared(weights.shared_router, tokens, x);
+    passes_.push_back({.ffn = &weights.shared, .tokens = tokens, .weights = shared_gate_});
   }
-  runner_.Run(passes_, x, /*same_x=*/tokens == 1);
-  // A token's experts are added in the order of its choices, whatever else is in the batch.
-  ForEachPart(tokens, [&](int64_t t, int64_t begin, int64_t end) {
-    float* sum = out + t * spec_.hidden;
-    std::fill(sum + begin, sum + end, 0.0f);
-    for (int64_t i = t * top_k; i < (t + 1) * top_k; ++i) {
-      runner_.AddOutput(groups_.SlotOf(i), weights_[static_cast<size_t>(i)], begin, end, sum);
-    }
-    if (shared) runner_.AddOutput(tokens * top_k + t, shared_gate_[t], begin, end, sum);
-  });
+  runner_.Run(passes_, tokens, x, out);
 }
 
 void Ffn::Route(int64_t layer, const PackedMatrix& router, int64_t tokens, const float* x) {

@@ -41,26 +41,18 @@ class Ffn {
   void Route(int64_t layer, const PackedMatrix& router, int64_t tokens, const float* x);
   // Gates the expert that every token passes.
   void GateShared(const PackedMatrix& router, int64_t tokens, const float* x);
-  // body(token, begin, end) for all columns of all tokens, in parallel.
-  template <typename Body>
-  void ForEachPart(int64_t tokens, const Body& body) const {
-    constexpr int64_t kParts = 8;  // of a token, so that one alone keeps the threads busy
-    ops_.pool().ParallelFor(tokens * kParts, [&](int64_t task, int) {
-      const Range columns = SplitRange(spec_.hidden, kParts, task % kParts, 64);
-      body(task / kParts, columns.begin, columns.end);
-    });
-  }
 
   const ModelSpec& spec_;
   const ParallelOps& ops_;
   RoutingObserver observer_;
   ExpertGroups groups_;
   SlicedFfnRunner runner_;
-  std::vector<FfnPass> passes_;   // of the current layer
-  std::vector<int32_t> experts_;  // [max_batch_tokens, top_k]
-  std::vector<float> weights_;    // [max_batch_tokens, top_k]
-  float* router_logits_;          // [max_batch_tokens, num_experts]
-  float* shared_gate_;            // [max_batch_tokens, 1]
+  std::vector<FfnPass> passes_;      // of the current layer
+  std::vector<int32_t> experts_;     // [max_batch_tokens, top_k]
+  std::vector<float> weights_;       // [max_batch_tokens, top_k]
+  std::vector<float> slot_weights_;  // [max_batch_tokens * top_k], weights_ by slot
+  float* router_logits_;             // [max_batch_tokens, num_experts]
+  float* shared_gate_;               // [max_batch_tokens, 1]
 };
 
 }  // namespace fiddler

@@ -71,7 +71,12 @@ struct PackedMatrix {
   constexpr int64_t num_groups() const { return (cols + LayoutOf(format).cols - 1) / LayoutOf(format).cols; }
   constexpr int64_t panel_bytes() const { return num_groups() * LayoutOf(format).bytes; }
   constexpr size_t bytes() const { return static_cast<size_t>(num_panels() * panel_bytes()); }
-  const std::byte* Panel(int64_t panel) const { return data + panel * panel_bytes(); }
+  constexpr const std::byte* Panel(int64_t panel) const { return data + panel * panel_bytes(); }
+  // The rows of panels [begin, end), end at most num_panels().
+  constexpr PackedMatrix Panels(int64_t begin, int64_t end) const {
+    const int64_t end_row = end * kPanelRows < rows ? end * kPanelRows : rows;
+    return {.data = Panel(begin), .format = format, .rows = end_row - begin * kPanelRows, .cols = cols};
+  }
 };
 
 // Writes one panel of a matrix of `cols` columns in `format`: all PackedMatrix::panel_bytes() of it. Row i is

@@ -7,8 +7,8 @@
 //   struct Core {
 //     using S = ...;                                   // Simd of the sums
 //     static constexpr int kMaxTokens;                 // of a tile
-//     template <int T>                                 // sums of `groups` groups; x as Pack laid it out
-//     static void Run(const std::byte* w, const std::byte* x, int64_t groups, Ahead& ahead,
+//     template <int T, int kLines>                     // sums of `groups` groups; x as Pack laid it out
+//     static void Run(const std::byte* w, const std::byte* x, int64_t groups, Ahead<kLines>& ahead,
 //                     typename S::Reg (&sums)[kVectors][T]);
 //   };
 //
@@ -24,13 +24,16 @@
 
 namespace fiddler {
 
-// What to fetch into L2 in the meantime, a line for every 128 bytes a tile reads.
+// What to fetch into L2 in the meantime: so many lines for every 128 bytes a tile reads.
+template <int kLines>
 struct Ahead {
-  const std::byte* next = nullptr;  // null: nothing
+  const std::byte* next = nullptr;
 
-  [[gnu::always_inline]] void FetchLine() {
-    _mm_prefetch(reinterpret_cast<const char*>(next), _MM_HINT_T1);
-    next += kCacheLine;
+  [[gnu::always_inline]] void Fetch() {
+#pragma GCC unroll 2
+    for (int i = 0; i < kLines; ++i, next += kCacheLine) {
+      _mm_prefetch(reinterpret_cast<const char*>(next), _MM_HINT_T1);
+    }
   }
 };
 
@@ -77,13 +80,18 @@ template <class Core, class Store>
         for (int64_t panel = begin; panel < end; ++panel) {
           typename Core::S::Reg sums[kVectors][T];
           const std::byte* const panel_w = w + (panel - begin) * panel_bytes;
-          if (tiles > 1 && fetched < next_bytes) {
-            Ahead ahead{next + fetched};
-            Core::template Run<T, true>(panel_w, x + first * token_bytes, groups, ahead, sums);
+          const std::byte* const panel_x = x + first * token_bytes;
+          if (fetched >= next_bytes || (tiles == 1 && args.segments == 1)) {
+            Ahead<0> ahead;
+            Core::Run(panel_w, panel_x, groups, ahead, sums);
+          } else if (tiles > 1) {
+            Ahead<1> ahead{next + fetched};
+            Core::Run(panel_w, panel_x, groups, ahead, sums);
             fetched += panel_bytes / 2;
           } else {
-            Ahead ahead;
-            Core::template Run<T, false>(panel_w, x + first * token_bytes, groups, ahead, sums);
+            Ahead<2> ahead{next + fetched};
+            Core::Run(panel_w, panel_x, groups, ahead, sums);
+            fetched += panel_bytes;
           }
           store(panel, segment, first, sums);
         }

@@ -22,14 +22,14 @@ struct BF16Core {
   static constexpr int kMaxTokens = 14;  // 28 sums, two registers of weights, one of x
   static constexpr GroupLayout kGroup = LayoutOf(WeightFormat::kBF16);
 
-  template <int T, bool kFetch>
-  [[gnu::always_inline]] static void Run(const std::byte* w, const std::byte* x, int64_t groups, Ahead& ahead,
-                                         __m512 (&sums)[kVectors][T]) {
+  template <int T, int kLines>
+  [[gnu::always_inline]] static void Run(const std::byte* w, const std::byte* x, int64_t groups,
+                                         Ahead<kLines>& ahead, __m512 (&sums)[kVectors][T]) {
 #pragma GCC unroll 16
     for (int t = 0; t < T; ++t) sums[0][t] = sums[1][t] = _mm512_setzero_ps();
     const auto* pairs = reinterpret_cast<const int*>(x);
     for (int64_t g = 0; g < groups; ++g, w += kGroup.bytes, pairs += T) {
-      if constexpr (kFetch) ahead.FetchLine();
+      ahead.Fetch();
       if constexpr (T >= 2) FetchStream(w);
       const auto low = reinterpret_cast<__m512bh>(_mm512_load_si512(w));
       const auto high = reinterpret_cast<__m512bh>(_mm512_load_si512(w + kCacheLine));
@@ -63,9 +63,9 @@ struct Int8Core {
     }
   }
 
-  template <int T, bool kFetch>
-  [[gnu::always_inline]] static void Run(const std::byte* w, const std::byte* x, int64_t groups, Ahead& ahead,
-                                         __m512 (&sums)[kVectors][T]) {
+  template <int T, int kLines>
+  [[gnu::always_inline]] static void Run(const std::byte* w, const std::byte* x, int64_t groups,
+                                         Ahead<kLines>& ahead, __m512 (&sums)[kVectors][T]) {
 #pragma GCC unroll 16
     for (int t = 0; t < T; ++t) sums[0][t] = sums[1][t] = _mm512_setzero_ps();
     const auto* words = reinterpret_cast<const int*>(x);
@@ -82,7 +82,7 @@ struct Int8Core {
       if constexpr (format == WeightFormat::kInt8) {
 #pragma GCC unroll 16
         for (int64_t quad = 0; quad < kQuads; ++quad, w += kPanelRows * 4, words += T) {
-          if constexpr (kFetch) ahead.FetchLine();
+          ahead.Fetch();
           if constexpr (T >= 2) FetchStream(w);
           AddQuad<T>(_mm512_load_si512(w), _mm512_load_si512(w + kCacheLine), words, group);
         }
@@ -90,7 +90,7 @@ struct Int8Core {
         const __m512i halves = _mm512_set1_epi8(15);
 #pragma GCC unroll 4
         for (int64_t pair = 0; pair < kQuads / 2; ++pair, w += kPanelRows * 4, words += 2 * T) {
-          if constexpr (kFetch) ahead.FetchLine();
+          ahead.Fetch();
           if constexpr (T >= 2) FetchStream(w);
           const __m512i low = _mm512_load_si512(w);
           const __m512i high = _mm512_load_si512(w + kCacheLine);

@@ -40,9 +40,9 @@ struct F32Core {
     }
   }
 
-  template <int T, bool kFetch>
-  [[gnu::always_inline]] static void Run(const std::byte* w, const std::byte* x, int64_t groups, Ahead& ahead,
-                                         Reg (&sums)[kVectors][T]) {
+  template <int T, int kLines>
+  [[gnu::always_inline]] static void Run(const std::byte* w, const std::byte* x, int64_t groups,
+                                         Ahead<kLines>& ahead, Reg (&sums)[kVectors][T]) {
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) {
 #pragma GCC unroll 16
@@ -50,9 +50,7 @@ struct F32Core {
     }
     const auto* xs = reinterpret_cast<const float*>(x);
     for (int64_t g = 0; g < groups; ++g, w += kGroup.bytes) {
-      if constexpr (kFetch) {
-        for (int64_t line = 0; line < kGroup.bytes; line += 2 * kCacheLine) ahead.FetchLine();
-      }
+      for (int64_t bytes = 0; bytes < kGroup.bytes; bytes += 2 * kCacheLine) ahead.Fetch();
       for (int64_t c = 0; c < kGroup.cols; ++c, xs += T) {
         Reg values[T];
 #pragma GCC unroll 16
