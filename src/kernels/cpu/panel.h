@@ -7,8 +7,9 @@
 //   struct Core {
 //     using S = ...;                                   // Simd of the sums
 //     static constexpr int kMaxTokens;                 // of a tile
-//     template <int T, int kLines>                     // sums of `groups` groups; x as Pack laid it out
-//     static void Run(const std::byte* w, const std::byte* x, int64_t groups, Ahead<kLines>& ahead,
+//     static constexpr bool kFetchesAhead;             // worth its code: Run<T, 1> and Run<T, 2> beside
+//     Run<T, 0> template <int T, int kLines>                     // sums of `groups` groups; x as Pack laid
+//     it out static void Run(const std::byte* w, const std::byte* x, int64_t groups, Ahead<kLines>& ahead,
 //                     typename S::Reg (&sums)[kVectors][T]);
 //   };
 //
@@ -81,9 +82,11 @@ template <class Core, class Store>
           typename Core::S::Reg sums[kVectors][T];
           const std::byte* const panel_w = w + (panel - begin) * panel_bytes;
           const std::byte* const panel_x = x + first * token_bytes;
-          if (fetched >= next_bytes || (tiles == 1 && args.segments == 1)) {
+          if (!Core::kFetchesAhead || fetched >= next_bytes || (tiles == 1 && args.segments == 1)) {
             Ahead<0> ahead;
             Core::Run(panel_w, panel_x, groups, ahead, sums);
+          } else if constexpr (!Core::kFetchesAhead) {
+            __builtin_unreachable();
           } else if (tiles > 1) {
             Ahead<1> ahead{next + fetched};
             Core::Run(panel_w, panel_x, groups, ahead, sums);

@@ -19,6 +19,7 @@ template <class SimdType>
 struct BF16Core {
   using S = SimdType;
   static constexpr int kVectors = kPanelRows / S::kWidth;
+  static constexpr bool kFetchesAhead = true;
   static constexpr int kMaxTokens = 14;  // 28 sums, two registers of weights, one of x
   static constexpr GroupLayout kGroup = LayoutOf(WeightFormat::kBF16);
 
@@ -47,6 +48,7 @@ template <class SimdType, WeightFormat format>
 struct Int8Core {
   using S = SimdType;
   static constexpr int kVectors = kPanelRows / S::kWidth;
+  static constexpr bool kFetchesAhead = true;
   static constexpr int kMaxTokens =
       6;  // 12 sums of a group, 12 of all, two registers each of weights and scales
   static constexpr GroupLayout kGroup = LayoutOf(format);

@@ -14,6 +14,7 @@ struct F32Core {
   using S = SimdType;
   using Reg = typename S::Reg;
   static constexpr int kVectors = kPanelRows / S::kWidth;
+  static constexpr bool kFetchesAhead = false;
   static constexpr int kMaxTokens = kTokens;
   static constexpr GroupLayout kGroup = LayoutOf(format);
 
@@ -41,8 +42,9 @@ struct F32Core {
   }
 
   template <int T, int kLines>
-  [[gnu::always_inline]] static void Run(const std::byte* w, const std::byte* x, int64_t groups,
-                                         Ahead<kLines>& ahead, Reg (&sums)[kVectors][T]) {
+  // One function for mat_mul and gate_up: there are many, and sums in memory cost little beside their making.
+  [[gnu::noinline]] static void Run(const std::byte* w, const std::byte* x, int64_t groups, Ahead<kLines>&,
+                                    Reg (&sums)[kVectors][T]) {
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) {
 #pragma GCC unroll 16
@@ -50,7 +52,6 @@ struct F32Core {
     }
     const auto* xs = reinterpret_cast<const float*>(x);
     for (int64_t g = 0; g < groups; ++g, w += kGroup.bytes) {
-      for (int64_t bytes = 0; bytes < kGroup.bytes; bytes += 2 * kCacheLine) ahead.Fetch();
       for (int64_t c = 0; c < kGroup.cols; ++c, xs += T) {
         Reg values[T];
 #pragma GCC unroll 16
