@@ -44,7 +44,8 @@ struct F32Core {
   template <int T, int kLines>
   // One function for mat_mul and gate_up: there are many, and sums in memory cost little beside their making.
   [[gnu::noinline]] static void Run(const std::byte* w, const std::byte* x, int64_t groups, Ahead<kLines>&,
-                                    Reg (&sums)[kVectors][T]) {
+                                    Reg (&out)[kVectors][T]) {
+    Reg sums[kVectors][T];  // not in `out`, which might be x for all the compiler knows
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) {
 #pragma GCC unroll 16
@@ -53,16 +54,33 @@ struct F32Core {
     const auto* xs = reinterpret_cast<const float*>(x);
     for (int64_t g = 0; g < groups; ++g, w += kGroup.bytes) {
       for (int64_t c = 0; c < kGroup.cols; ++c, xs += T) {
-        Reg values[T];
-#pragma GCC unroll 16
-        for (int t = 0; t < T; ++t) values[t] = S::Set(xs[t]);
+        if constexpr (kVectors < T) {  // the fewer stay in registers beside the sums
+          Reg weights[kVectors];
 #pragma GCC unroll 4
-        for (int v = 0; v < kVectors; ++v) {
-          const Reg weights = Weights(w, c, v);
+          for (int v = 0; v < kVectors; ++v) weights[v] = Weights(w, c, v);
 #pragma GCC unroll 16
-          for (int t = 0; t < T; ++t) sums[v][t] = S::Fma(weights, values[t], sums[v][t]);
+          for (int t = 0; t < T; ++t) {
+            const Reg value = S::Set(xs[t]);
+#pragma GCC unroll 4
+            for (int v = 0; v < kVectors; ++v) sums[v][t] = S::Fma(weights[v], value, sums[v][t]);
+          }
+        } else {
+          Reg values[T];
+#pragma GCC unroll 16
+          for (int t = 0; t < T; ++t) values[t] = S::Set(xs[t]);
+#pragma GCC unroll 4
+          for (int v = 0; v < kVectors; ++v) {
+            const Reg weights = Weights(w, c, v);
+#pragma GCC unroll 16
+            for (int t = 0; t < T; ++t) sums[v][t] = S::Fma(weights, values[t], sums[v][t]);
+          }
         }
       }
+    }
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) {
+#pragma GCC unroll 16
+      for (int t = 0; t < T; ++t) out[v][t] = sums[v][t];
     }
   }
 };
