@@ -10,7 +10,7 @@
 namespace fiddler {
 
 struct Limits {
-  double read_gbps;    // 10^9 bytes a second, read from memory in order, on huge pages
+  double read_gbps;    // 10^9 bytes a second, read from memory, on huge pages
   double f32_gflops;   // 10^9 float32 operations a second, registers only; an FMA is two
   double bf16_gflops;  // of products of BF16, summed in float32
   double int8_gops;    // of products of int8, summed in int32

@@ -11,7 +11,7 @@ namespace fiddler {
 
 double ThreadSeconds();  // CPU time of the calling thread so far
 
-// Bytes a second of one pass over data, in order; cold only if data is larger than the caches.
+// Bytes a second of one pass over data; cold only if data is larger than the caches.
 double MeasureReadRate(const CpuKernels& kernels, std::span<const float> data);
 
 // Operations a second of one of the set's arithmetic probes. As many rounds take about a millisecond.

@@ -32,31 +32,28 @@ double F32Probe(int64_t rounds) {
   return 2.0 * kChains * S::kWidth * static_cast<double>(rounds);
 }
 
-// Reads four pages at a time, which on Zen 5 is 3% faster than one line after another, with two or sixteen
-// sums, with prefetches or without (75 of 72 GB/s on two cores).
+// Reads the two halves side by side, which on Zen 5 is 3 to 5% faster than one line after another, of 3 MB as
+// of 100; neither prefetches nor more registers nor more streams help.
 template <class S>
 float ReadProbe(int64_t n, const float* data) {
-  constexpr int kPages = 4;
-  constexpr int kTogether = 2;     // registers of a page
-  constexpr int64_t kPage = 1024;  // floats
-  typename S::Reg sums[kPages * kTogether];
+  constexpr int kStreams = 2;
+  constexpr int kTogether = 4;  // registers of a stream
+  constexpr int64_t kStep = kTogether * S::kWidth;
+  const int64_t part = n / kStreams / kStep * kStep;
+  typename S::Reg sums[kStreams * kTogether];
 #pragma GCC unroll 16
-  for (int j = 0; j < kPages * kTogether; ++j) sums[j] = S::Zero();
-  int64_t begin = 0;
-  for (; begin + kPages * kPage <= n; begin += kPages * kPage) {
-    for (int64_t i = begin; i < begin + kPage; i += kTogether * S::kWidth) {
+  for (int j = 0; j < kStreams * kTogether; ++j) sums[j] = S::Zero();
+  for (int64_t i = 0; i < part; i += kStep) {
 #pragma GCC unroll 16
-      for (int j = 0; j < kPages * kTogether; ++j) {
-        const float* const p = data + i + j / kTogether * kPage + j % kTogether * S::kWidth;
-        sums[j] = S::Add(sums[j], S::Load(p));
-      }
+    for (int j = 0; j < kStreams * kTogether; ++j) {
+      const float* const p = data + j / kTogether * part + i + j % kTogether * S::kWidth;
+      sums[j] = S::Add(sums[j], S::Load(p));
     }
   }
 #pragma GCC unroll 16
-  for (int j = 1; j < kPages * kTogether; ++j) sums[0] = S::Add(sums[0], sums[j]);
-  for (; begin + S::kWidth <= n; begin += S::kWidth) sums[0] = S::Add(sums[0], S::Load(data + begin));
+  for (int j = 1; j < kStreams * kTogether; ++j) sums[0] = S::Add(sums[0], sums[j]);
   float sum = S::Sum(sums[0]);
-  for (; begin < n; ++begin) sum += data[begin];
+  for (int64_t i = kStreams * part; i < n; ++i) sum += data[i];
   return sum;
 }
 
