@@ -1,165 +1,182 @@
-// mat_mul and attend of every instruction set on one thread, each beside the limit of the machine: a plain
-// read of as many bytes and a loop of FMAs, measured in turn with the kernel, so that what else runs on the
-// machine hits both.
+// One slice of a gated FFN on one thread: gate_up, pack of what comes out, mat_mul of the down part; in every
+// format and instruction set, as the engine runs it (measure.h says what the counters are). x is packed
+// before, as all slices of an expert share it.
 //
-// Counters. GB/s: bytes of weights, or of keys and values, read once. GFLOP/s: two operations a product.
-// %read and %fma: of the probes. Data is cold (a pool larger than the caches, used in turn) and in huge
-// pages; times are CPU time.
-#include <benchmark/benchmark.h>
+//   kernels_bench --benchmark_filter='avx512_bf16/.*/bf16/.*tokens:(1|8)$'
 #include <fmt/format.h>
-#include <sys/mman.h>
 
-#include <cstdlib>
-#include <numeric>
-#include <span>
+#include <cmath>
+#include <cstring>
+#include <map>
+#include <memory>
 #include <vector>
 
+#include "bench/micro/measure.h"
 #include "kernels/dispatch.h"
-#include "kernels/probe.h"
 
-namespace fiddler {
+namespace fiddler::bench {
 namespace {
 
-constexpr int64_t kPoolBytes = 512 << 20;
+// Neurons of a slice, of experts with this width (ChooseSliceNeurons: both are slices of 128 neurons).
+struct Geometry {
+  const char* name;
+  int64_t hidden;
+  int64_t neurons;
+};
+constexpr Geometry kGeometries[] = {{"mixtral", 4096, 128}, {"qwen3", 2048, 128}};
+constexpr int64_t kTokens[] = {1, 2, 4, 8, 16, 32, 64, 128, 512};
 
-// Numbers between -0.5 and 0.5, as float or as pairs of BF16.
-std::span<float> MakePool(DType dtype) {
-  void* const memory = mmap(nullptr, kPoolBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (memory == MAP_FAILED) std::abort();
-  madvise(memory, kPoolBytes, MADV_HUGEPAGE);
-  const auto number = [](int64_t i) { return static_cast<float>(i * 7919 % 1000) / 1000 - 0.5f; };
-  if (dtype == DType::kBF16) {
-    auto* const data = static_cast<BF16*>(memory);
-    for (int64_t i = 0; i < kPoolBytes / 2; ++i) data[i] = ToBF16(number(i));
-  } else {
-    auto* const data = static_cast<float*>(memory);
-    for (int64_t i = 0; i < kPoolBytes / 4; ++i) data[i] = number(i);
+int64_t AlignedBytes(int64_t bytes) { return (bytes + 63) / 64 * 64; }
+
+// A slice as it lies in memory: gate and up, then down.
+struct Slice {
+  Slice(const Geometry& geometry, WeightFormat format)
+      : gate_up{nullptr, format, 2 * geometry.neurons, geometry.hidden},
+        down{nullptr, format, geometry.hidden, geometry.neurons} {}
+
+  int64_t bytes() const { return static_cast<int64_t>(gate_up.bytes() + down.bytes()); }
+  void At(const std::byte* data) {
+    gate_up.data = data;
+    down.data = data + gate_up.bytes();
   }
-  return {static_cast<float*>(memory), kPoolBytes / sizeof(float)};
-}
 
-std::span<float> Pool(DType dtype) {
-  static const std::span<float> bf16 = MakePool(DType::kBF16);
-  static const std::span<float> f32 = MakePool(DType::kF32);
-  return dtype == DType::kBF16 ? bf16 : f32;
-}
+  PackedMatrix gate_up;
+  PackedMatrix down;
+};
 
-// Times `work(data)`, which reads `bytes` of data and does `operations`, on one part of the pool after
-// another, with the probes in between.
-template <class Work>
-void Measure(benchmark::State& state, const CpuKernels& kernels, std::span<float> pool, int64_t bytes,
-             double operations, const Work& work) {
-  const auto part = static_cast<size_t>(bytes) / sizeof(float);
-  const size_t parts = pool.size() / part;
-  size_t next = 0;
-  const auto take = [&] { return pool.subspan(next++ % parts * part, part); };
-  double seconds = 0;
-  double read_seconds = 0;
-  double fma_rate = 0;
-  for (auto _ : state) {
-    read_seconds += static_cast<double>(bytes) / MeasureReadRate(kernels, take());
-    const double begin = ThreadSeconds();
-    work(take());
-    const double elapsed = ThreadSeconds() - begin;
-    seconds += elapsed;
-    state.SetIterationTime(elapsed);
-    fma_rate += MeasureFmaRate(kernels);
-  }
-  const auto rounds = static_cast<double>(state.iterations());
-  const double flops = operations * rounds / seconds;
-  state.counters["GB/s"] = static_cast<double>(bytes) * rounds / seconds * 1e-9;
-  state.counters["%read"] = 100 * read_seconds / seconds;
-  state.counters["GFLOP/s"] = flops * 1e-9;
-  state.counters["%fma"] = 100 * flops / (fma_rate / rounds);
-}
-
-void MatMul(benchmark::State& state, const CpuKernels& kernels, int64_t rows, int64_t cols, int64_t tokens) {
-  std::vector<float> x(static_cast<size_t>(tokens * cols), 0.5f);
-  std::vector<float> y(static_cast<size_t>(tokens * rows));
-  MatMulArgs args{.w = {nullptr, DType::kBF16, rows, cols},
-                  .row_end = rows,
-                  .tokens = tokens,
-                  .x = x.data(),
-                  .x_stride = cols,
-                  .y = y.data(),
-                  .y_stride = rows};
-  const double operations = 2.0 * static_cast<double>(rows * cols * tokens);
-  Measure(state, kernels, Pool(DType::kBF16), static_cast<int64_t>(args.w.bytes()), operations,
-          [&](std::span<const float> weights) {
-            args.w.data = weights.data();
-            kernels.mat_mul(args);
-          });
-}
-
-// All KV heads of one layer, for the last `tokens` of `context` positions.
-void Attend(benchmark::State& state, const CpuKernels& kernels, int64_t context, int64_t group,
-            int64_t tokens) {
-  constexpr int64_t kHeadDim = 128;
-  constexpr int64_t kKvHeads = 8;
-  constexpr int64_t kBlockTokens = 32;
-  const int64_t width = kKvHeads * group * kHeadDim;
-  std::vector<float> q(static_cast<size_t>(tokens * width), 0.1f);
-  std::vector<float> out(q.size());
-  std::vector<int32_t> table(static_cast<size_t>(context / kBlockTokens));
-  std::iota(table.begin(), table.end(), 0);
-  AttendArgs args{.tokens = tokens,
-                  .first_position = context - tokens,
-                  .group = group,
-                  .scale = 0.1f,
-                  .q = q.data(),
-                  .q_stride = width,
-                  .out = out.data(),
-                  .out_stride = width,
-                  .kv = {.block_stride = 2 * kKvHeads * kBlockTokens * kHeadDim,
-                         .block_table = table.data(),
-                         .block_tokens = kBlockTokens,
-                         .kv_heads = kKvHeads,
-                         .head_dim = kHeadDim}};
-  const int64_t bytes = context * 2 * kKvHeads * kHeadDim * static_cast<int64_t>(sizeof(float));
-  const double seen =
-      static_cast<double>(tokens) * (static_cast<double>(context) - 0.5 * static_cast<double>(tokens - 1));
-  Measure(state, kernels, Pool(DType::kF32), bytes, 4.0 * seen * static_cast<double>(width),
-          [&](std::span<const float> layer) {
-            args.kv.layer = layer.data();
-            for (args.kv_head = 0; args.kv_head < kKvHeads; ++args.kv_head) kernels.attend(args);
-          });
-}
-
-void Register(const CpuKernels& kernels) {
-  for (const int64_t rows : {4096, 14336}) {
-    for (const int64_t tokens : {1, 2, 4, 8, 16, 64, 512}) {
-      const std::string name = fmt::format("{}/mat_mul/bf16/{}x4096/tokens:{}", kernels.isa, rows, tokens);
-      benchmark::RegisterBenchmark(
-          name.c_str(),
-          [=, &kernels](benchmark::State& state) { MatMul(state, kernels, rows, 4096, tokens); })
-          ->UseManualTime()
-          ->Unit(benchmark::kMillisecond);
+// A pool full of copies of one slice with made-up weights.
+std::unique_ptr<ColdPool> MakePool(Slice slice) {
+  auto pool = std::make_unique<ColdPool>();
+  const std::span<std::byte> bytes = pool->bytes();
+  const auto pack = [](const PackedMatrix& matrix, std::byte* out) {
+    std::vector<float> row(static_cast<size_t>(matrix.cols + kPanelRows));
+    for (size_t i = 0; i < row.size(); ++i)
+      row[i] = std::sin(static_cast<float>(i * i)) / std::sqrt(static_cast<float>(matrix.cols));
+    for (int64_t panel = 0; panel < matrix.num_panels(); ++panel) {
+      const void* rows[kPanelRows];
+      for (int64_t r = 0; r < kPanelRows; ++r) rows[r] = row.data() + r;
+      PackPanel(matrix.format, DType::kF32, rows, matrix.cols, out + panel * matrix.panel_bytes());
     }
+  };
+  pack(slice.gate_up, bytes.data());
+  pack(slice.down, bytes.data() + slice.gate_up.bytes());
+  for (int64_t at = slice.bytes(); at + slice.bytes() <= ColdPool::kBytes; at += slice.bytes())
+    std::memcpy(bytes.data() + at, bytes.data(), static_cast<size_t>(slice.bytes()));
+  return pool;
+}
+
+// The pool of the format and geometry asked for last: two at once may be more than the machine has.
+ColdPool& Pool(const Geometry& geometry, WeightFormat format) {
+  static std::string held;
+  static std::unique_ptr<ColdPool> pool;
+  if (std::string name = fmt::format("{} {}", geometry.name, FormatName(format)); name != held) {
+    pool.reset();
+    pool = MakePool(Slice(geometry, format));
+    held = std::move(name);
   }
-  for (const int64_t context : {512, 8192}) {
-    for (const int64_t group : {1, 4, 8}) {
-      for (const int64_t tokens : {1, 512}) {
-        const std::string name =
-            fmt::format("{}/attend/context:{}/group:{}/tokens:{}", kernels.isa, context, group, tokens);
-        benchmark::RegisterBenchmark(
-            name.c_str(),
-            [=, &kernels](benchmark::State& state) { Attend(state, kernels, context, group, tokens); })
-            ->UseManualTime()
-            ->Unit(benchmark::kMillisecond);
+  return *pool;
+}
+
+auto ProbeOf(const CpuKernels& kernels, Rounding rounding) {
+  if (rounding == Rounding::kNone) return kernels.f32_probe;
+  return rounding == Rounding::kBF16 ? kernels.bf16_probe : kernels.int8_probe;
+}
+
+// Memory that begins at a cache line, as packed operands do.
+class Aligned {
+ public:
+  explicit Aligned(int64_t bytes)
+      : data_(static_cast<std::byte*>(std::aligned_alloc(64, AlignedBytes(bytes)))) {
+    std::memset(data_, 0, static_cast<size_t>(AlignedBytes(bytes)));
+  }
+  Aligned(const Aligned&) = delete;
+  Aligned& operator=(const Aligned&) = delete;
+  ~Aligned() { std::free(data_); }
+  std::byte* data() { return data_; }
+
+ private:
+  std::byte* data_;
+};
+
+void SliceFfn(benchmark::State& state, const CpuKernels& kernels, const Geometry& geometry,
+              WeightFormat format, Rounding rounding, int64_t tokens) {
+  Slice slice(geometry, format);
+  std::vector<float> x(static_cast<size_t>(tokens * geometry.hidden));
+  for (size_t i = 0; i < x.size(); ++i) x[i] = std::cos(static_cast<float>(i));
+  Aligned packed_x(tokens * PackedTokenBytes(geometry.hidden));
+  Aligned packed_h(tokens * PackedTokenBytes(geometry.neurons));
+  std::vector<float> h(static_cast<size_t>(tokens * geometry.neurons));
+  std::vector<float> y(x.size());
+  const int64_t tiles = kernels.num_tiles(rounding, tokens);
+  kernels.pack({.rounding = rounding,
+                .tokens = tokens,
+                .cols = geometry.hidden,
+                .x = x.data(),
+                .x_stride = geometry.hidden,
+                .tile_end = tiles,
+                .packed = packed_x.data()});
+  const double operations = 2.0 * 3.0 * static_cast<double>(geometry.hidden * geometry.neurons * tokens);
+  Measure(state, kernels, ProbeOf(kernels, rounding), Pool(geometry, format), slice.bytes(), operations,
+          [&](const std::byte* weights) {
+            slice.At(weights);
+            kernels.gate_up({.w = slice.gate_up,
+                             .panel_end = slice.gate_up.num_panels(),
+                             .rounding = rounding,
+                             .tokens = tokens,
+                             .x = packed_x.data(),
+                             .h = h.data(),
+                             .h_stride = geometry.neurons});
+            kernels.pack({.rounding = rounding,
+                          .tokens = tokens,
+                          .cols = geometry.neurons,
+                          .x = h.data(),
+                          .x_stride = geometry.neurons,
+                          .tile_end = tiles,
+                          .packed = packed_h.data()});
+            kernels.mat_mul({.w = slice.down,
+                             .panel_end = slice.down.num_panels(),
+                             .rounding = rounding,
+                             .tokens = tokens,
+                             .x = packed_h.data(),
+                             .y = y.data(),
+                             .y_stride = geometry.hidden});
+          });
+}
+
+void Register(const Geometry& geometry, WeightFormat format, const CpuKernels& kernels, Rounding rounding) {
+  for (const int64_t tokens : kTokens) {
+    const std::string name =
+        fmt::format("{}/slice/{}/{}{}/tokens:{}", kernels.isa, geometry.name, FormatName(format),
+                    rounding == Rounding::kNone ? "/exact" : "", tokens);
+    benchmark::RegisterBenchmark(name.c_str(),
+                                 [=, &kernels](benchmark::State& state) {
+                                   SliceFfn(state, kernels, geometry, format, rounding, tokens);
+                                 })
+        ->UseManualTime()
+        ->Unit(benchmark::kMicrosecond);
+  }
+}
+
+void RegisterAll() {
+  for (const Geometry& geometry : kGeometries) {
+    for (const WeightFormat format : kWeightFormats) {
+      for (const CpuKernels* kernels : SupportedKernels()) {
+        if (kernels == &GenericKernels()) continue;
+        if (FastRounding(format) != Rounding::kNone)
+          Register(geometry, format, *kernels, FastRounding(format));
+        Register(geometry, format, *kernels, Rounding::kNone);
       }
     }
   }
 }
 
 }  // namespace
-}  // namespace fiddler
+}  // namespace fiddler::bench
 
 int main(int argc, char** argv) {
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
-  for (const fiddler::CpuKernels* kernels : fiddler::SupportedKernels()) {
-    if (kernels != &fiddler::GenericKernels()) fiddler::Register(*kernels);
-  }
+  fiddler::bench::RegisterAll();
   benchmark::RunSpecifiedBenchmarks();
   return 0;
 }

@@ -1,61 +1,76 @@
 #include "calibrate/limits.h"
 
 #include <algorithm>
-#include <atomic>
-#include <chrono>
-#include <limits>
+#include <cstring>
+#include <numeric>
 #include <span>
+#include <vector>
+
+#include "kernels/probe.h"
 
 namespace fiddler {
 namespace {
 
-// Of several tries the shortest: a limit is what the machine can do when nothing else is in the way.
-double BestSecondsOf(auto&& work) {
-  constexpr int kTries = 5;
-  double best = std::numeric_limits<double>::infinity();
-  for (int i = 0; i < kTries; ++i) {
-    const auto start = std::chrono::steady_clock::now();
-    work();
-    best = std::min(best, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
-  }
-  return best;
+size_t ReadBytes(int threads) {
+  return std::max(size_t{1} << 30, (size_t{256} << 20) * static_cast<size_t>(threads));
 }
 
 }  // namespace
 
 LimitProbe::LimitProbe(const CpuKernels& kernels, ThreadPool& pool)
-    : kernels_(kernels), pool_(pool), memory_(kReadBytes, "read probe") {
+    : kernels_(kernels), pool_(pool), memory_(ReadBytes(pool.num_threads()), "read probe") {
   const std::span<std::byte> bytes = memory_.bytes();
   pool_.Run([&](int worker) {
     const Range part =
         SplitRange(static_cast<int64_t>(bytes.size()), pool_.num_threads(), worker, kHugePageBytes);
     // Not zeros: the kernel may map those to one page.
-    for (int64_t i = part.begin; i < part.end; ++i)
-      bytes[static_cast<size_t>(i)] = static_cast<std::byte>(i & 0x3f);
+    std::memset(bytes.data() + part.begin, 0x3f, static_cast<size_t>(part.end - part.begin));
   });
+}
+
+// Calls rate(worker), operations a second, on all threads at once.
+template <class Rate>
+double LimitProbe::BestSum(const Rate& rate) {
+  constexpr int kTries = 3;
+  std::vector<double> rates(static_cast<size_t>(pool_.num_threads()));
+  double best = 0;
+  for (int i = 0; i < kTries; ++i) {
+    pool_.Run([&](int worker) { rates[static_cast<size_t>(worker)] = rate(worker); });
+    best = std::max(best, std::accumulate(rates.begin(), rates.end(), 0.0));
+  }
+  return best / 1e9;
 }
 
 double LimitProbe::ReadGigabytesPerSecond() {
-  const auto* floats = reinterpret_cast<const float*>(memory_.bytes().data());
-  const auto count = static_cast<int64_t>(memory_.bytes().size() / sizeof(float));
-  std::atomic<float> sink = 0;
-  const double seconds = BestSecondsOf([&] {
-    pool_.Run([&](int worker) {
-      const Range part = SplitRange(count, pool_.num_threads(), worker, kHugePageBytes / sizeof(float));
-      sink = kernels_.read_probe(part.end - part.begin, floats + part.begin);
-    });
+  const std::span<const float> floats(reinterpret_cast<const float*>(memory_.bytes().data()),
+                                      memory_.bytes().size() / sizeof(float));
+  return BestSum([&](int worker) {
+    const Range part = SplitRange(static_cast<int64_t>(floats.size()), pool_.num_threads(), worker,
+                                  kHugePageBytes / sizeof(float));
+    return MeasureReadRate(kernels_, floats.subspan(static_cast<size_t>(part.begin),
+                                                    static_cast<size_t>(part.end - part.begin)));
   });
-  return static_cast<double>(memory_.bytes().size()) / seconds / 1e9;
 }
 
-double LimitProbe::Float32Gigaflops() {
-  constexpr int64_t kRounds = 4'000'000;  // some 20 ms
-  std::atomic<double> operations = 0;
-  const double seconds = BestSecondsOf([&] {
-    operations = 0;
-    pool_.Run([&](int) { operations += kernels_.f32_probe(kRounds); });
-  });
-  return operations / seconds / 1e9;
+double LimitProbe::ArithmeticRate(double (*probe)(int64_t rounds)) {
+  constexpr int64_t kRounds = 3'000'000;  // some 5 ms: far longer than threads take to wake up
+  return BestSum([&](int) { return MeasureRate(probe, kRounds); });
+}
+
+double LimitProbe::Float32Gigaflops() { return ArithmeticRate(kernels_.f32_probe); }
+double LimitProbe::BF16Gigaflops() { return ArithmeticRate(kernels_.bf16_probe); }
+double LimitProbe::Int8Gigaops() { return ArithmeticRate(kernels_.int8_probe); }
+
+Limits LimitProbe::MeasureAll() {
+  return {.read_gbps = ReadGigabytesPerSecond(),
+          .f32_gflops = Float32Gigaflops(),
+          .bf16_gflops = BF16Gigaflops(),
+          .int8_gops = Int8Gigaops()};
+}
+
+double LimitProbe::ArithmeticGigaops(WeightFormat format, Rounding rounding) {
+  if (rounding == Rounding::kNone) return Float32Gigaflops();
+  return format == WeightFormat::kBF16 ? BF16Gigaflops() : Int8Gigaops();
 }
 
 }  // namespace fiddler

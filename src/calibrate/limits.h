@@ -5,25 +5,40 @@
 #include "base/memory.h"
 #include "base/thread_pool.h"
 #include "kernels/ops.h"
+#include "kernels/packed_matrix.h"
 
 namespace fiddler {
 
+struct Limits {
+  double read_gbps;    // 10^9 bytes a second, read from memory, on huge pages
+  double f32_gflops;   // 10^9 float32 operations a second, registers only; an FMA is two
+  double bf16_gflops;  // of products of BF16, summed in float32
+  double int8_gops;    // of products of int8, summed in int32
+};
+
+// All figures are sums over the threads of what each of them does in a second of its own CPU time, while the
+// others do the same: what else runs on the machine takes time from them and hardly lowers the figures. The
+// best of a few tries.
 class LimitProbe {
  public:
-  // Bytes read by one measurement: far above the caches, a few tens of milliseconds.
-  static constexpr size_t kReadBytes = size_t{1} << 30;
-
-  // Both must outlive this object. Allocates and fills kReadBytes; throws Error if memory is short.
+  // Both must outlive this object. Allocates and fills 256 MiB for each thread, at least 1 GiB: far above the
+  // caches. Throws Error if memory is short.
   LimitProbe(const CpuKernels& kernels, ThreadPool& pool);
 
-  // Gigabytes a second of reading memory in order, on huge pages. On a busy or shared machine it changes from
-  // second to second: measure beside what is compared with it.
-  double ReadGigabytesPerSecond();
+  double ReadGigabytesPerSecond();  // some 30 ms
+  double Float32Gigaflops();        // these some 15 ms
+  double BF16Gigaflops();
+  double Int8Gigaops();
+  Limits MeasureAll();
 
-  // 10^9 float32 operations a second (an FMA is two), registers only.
-  double Float32Gigaflops();
+  // The limit of products with weights of this format and x rounded like that, whatever the unit is called.
+  double ArithmeticGigaops(WeightFormat format, Rounding rounding);
 
  private:
+  double ArithmeticRate(double (*probe)(int64_t rounds));
+  template <class Rate>
+  double BestSum(const Rate& rate);
+
   const CpuKernels& kernels_;
   ThreadPool& pool_;
   HugePageBuffer memory_;

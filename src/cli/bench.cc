@@ -1,8 +1,11 @@
 // fiddler bench: speed of reading a prompt (prefill) and of generating (decode), beside the limits of the
-// machine: decode is held against reading memory, prefill against float32 arithmetic.
+// machine: decode is held against reading memory, prefill against the arithmetic that its weights are
+// multiplied with. --limits measures the limits alone.
 #include <algorithm>
 #include <chrono>
 #include <memory>
+#include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/error.h"
@@ -22,6 +25,7 @@ struct BenchOptions {
   int64_t generated_tokens = 64;
   int64_t batch = 1;
   int64_t repetitions = 3;
+  bool limits = false;
   bool json = false;
 };
 
@@ -151,6 +155,8 @@ class Benchmark {
 struct Samples {
   std::vector<double> read_gbps;
   std::vector<double> f32_gflops;
+  std::vector<double> bf16_gflops;
+  std::vector<double> int8_gops;
   std::vector<double> prefill_rate;  // tokens/s
   std::vector<double> prefill_percent;
   std::vector<double> decode_rate;  // tokens/s
@@ -158,17 +164,41 @@ struct Samples {
   std::vector<double> decode_percent;
 };
 
+// The field of `limits` that products with these weights are held against.
+const char* ArithmeticLimit(const PackedModel& model) {
+  const PackedLayer& layer = model.weights.layers.front();
+  const WeightFormat format = layer.experts.empty() ? layer.dense.format : layer.experts.front().format;
+  if (EngineOptions().arithmetic != Arithmetic::kFast || FastRounding(format) == Rounding::kNone)
+    return "f32_gflops";
+  return format == WeightFormat::kBF16 ? "bf16_gflops" : "int8_gops";
+}
+
+OrderedJson LimitsJson(const Limits& limits) {
+  return {{"read_gbps", limits.read_gbps},
+          {"f32_gflops", limits.f32_gflops},
+          {"bf16_gflops", limits.bf16_gflops},
+          {"int8_gops", limits.int8_gops}};
+}
+
+void PrintLimits(const OrderedJson& limits) {
+  WriteOutput(
+      fmt::format("limits   {:.1f} GB/s read, {:.0f} GFLOP/s f32, {:.0f} GFLOP/s bf16, {:.0f} GOP/s int8\n",
+                  limits["read_gbps"].get<double>(), limits["f32_gflops"].get<double>(),
+                  limits["bf16_gflops"].get<double>(), limits["int8_gops"].get<double>()));
+}
+
 void PrintText(const OrderedJson& result) {
-  const auto line = [&](const char* phase, const char* rate, const char* unit, const char* limit_name) {
+  const auto line = [&](const char* phase, const char* rate, const char* unit) {
     const OrderedJson& figures = result[phase];
+    const auto limit = figures["limit"].get<std::string>();
     WriteOutput(
-        fmt::format("{:<8} {:>5} tokens x {:<3} {:>9.1f} tokens/s {:>8.1f} {:<8} {:>5.1f}% of {:.1f}\n",
+        fmt::format("{:<8} {:>5} tokens x {:<3} {:>9.1f} tokens/s {:>8.1f} {:<8} {:>5.1f}% of {:.1f} ({})\n",
                     phase, figures["tokens"].get<int64_t>(), result["batch"].get<int64_t>(),
                     figures["tokens_per_s"].get<double>(), figures[rate].get<double>(), unit,
-                    figures["percent_of_limit"].get<double>(), result["limits"][limit_name].get<double>()));
+                    figures["percent_of_limit"].get<double>(), result["limits"][limit].get<double>(), limit));
   };
-  line("prefill", "gflops", "GFLOP/s", "f32_gflops");
-  line("decode", "gbps", "GB/s", "read_gbps");
+  line("prefill", "gflops", "GFLOP/s");
+  line("decode", "gbps", "GB/s");
 }
 
 double Median(std::vector<double> values) {
@@ -184,13 +214,18 @@ Samples Measure(const BenchOptions& options, Session& session, double flops_per_
   const auto generated_tokens = static_cast<double>(options.batch * options.generated_tokens);
   benchmark.Prefill(0);  // touches every buffer once; not counted
   Samples samples;
+  const std::string_view limit_name = ArithmeticLimit(session.model());
+  const std::vector<double>& limit = limit_name == "f32_gflops"    ? samples.f32_gflops
+                                     : limit_name == "bf16_gflops" ? samples.bf16_gflops
+                                                                   : samples.int8_gops;
   for (int64_t round = 1; round <= options.repetitions; ++round) {
     // The limits are measured between the rounds: the machine may not be the same a minute later.
-    const double f32_gflops = probe.Float32Gigaflops();
+    samples.f32_gflops.push_back(probe.Float32Gigaflops());
+    samples.bf16_gflops.push_back(probe.BF16Gigaflops());
+    samples.int8_gops.push_back(probe.Int8Gigaops());
     const double prefill_rate = prompt_tokens / benchmark.Prefill(static_cast<uint64_t>(round));
-    samples.f32_gflops.push_back(f32_gflops);
     samples.prefill_rate.push_back(prefill_rate);
-    samples.prefill_percent.push_back(100 * prefill_rate * flops_per_token / 1e9 / f32_gflops);
+    samples.prefill_percent.push_back(100 * prefill_rate * flops_per_token / 1e9 / limit.back());
 
     const double read_gbps = probe.ReadGigabytesPerSecond();
     const Benchmark::DecodeTiming decode = benchmark.Decode(static_cast<uint64_t>(round));
@@ -218,27 +253,38 @@ void Bench(const BenchOptions& options) {
   const Samples samples = Measure(options, session, flops_per_token);
 
   const double prefill_rate = Median(samples.prefill_rate);
-  const OrderedJson result = {
-      {"model", session.config().name},
-      {"isa", session.kernels().isa},
-      {"threads", session.pool().num_threads()},
-      {"batch", options.batch},
-      {"limits", {{"read_gbps", Median(samples.read_gbps)}, {"f32_gflops", Median(samples.f32_gflops)}}},
-      {"prefill",
-       {{"tokens", options.prompt_tokens},
-        {"tokens_per_s", prefill_rate},
-        {"gflops", prefill_rate * flops_per_token / 1e9},
-        {"percent_of_limit", Median(samples.prefill_percent)}}},
-      {"decode",
-       {{"tokens", options.generated_tokens},
-        {"tokens_per_s", Median(samples.decode_rate)},
-        {"gbps", Median(samples.decode_gbps)},
-        {"percent_of_limit", Median(samples.decode_percent)}}}};
-  if (options.json) {
-    WriteJson(result);
-  } else {
-    PrintText(result);
-  }
+  const OrderedJson result = {{"model", session.config().name},
+                              {"isa", session.kernels().isa},
+                              {"threads", session.pool().num_threads()},
+                              {"batch", options.batch},
+                              {"limits", LimitsJson({.read_gbps = Median(samples.read_gbps),
+                                                     .f32_gflops = Median(samples.f32_gflops),
+                                                     .bf16_gflops = Median(samples.bf16_gflops),
+                                                     .int8_gops = Median(samples.int8_gops)})},
+                              {"prefill",
+                               {{"tokens", options.prompt_tokens},
+                                {"tokens_per_s", prefill_rate},
+                                {"gflops", prefill_rate * flops_per_token / 1e9},
+                                {"limit", ArithmeticLimit(session.model())},
+                                {"percent_of_limit", Median(samples.prefill_percent)}}},
+                              {"decode",
+                               {{"tokens", options.generated_tokens},
+                                {"tokens_per_s", Median(samples.decode_rate)},
+                                {"gbps", Median(samples.decode_gbps)},
+                                {"limit", "read_gbps"},
+                                {"percent_of_limit", Median(samples.decode_percent)}}}};
+  if (options.json) return WriteJson(result);
+  if (options.limits) PrintLimits(result["limits"]);
+  PrintText(result);
+}
+
+void BenchLimits(const BenchOptions& options) {
+  const CpuKernels& kernels = BestKernels();
+  const Topology topology = DiscoverTopology();
+  ThreadPool pool(options.model.threads > 0 ? options.model.threads : topology.DefaultThreads(), topology);
+  const OrderedJson limits = LimitsJson(LimitProbe(kernels, pool).MeasureAll());
+  if (!options.json) return PrintLimits(limits);
+  WriteJson({{"isa", kernels.isa}, {"threads", pool.num_threads()}, {"limits", limits}});
 }
 
 }  // namespace
@@ -252,12 +298,18 @@ void RegisterBench(CLI::App& app) {
         ->capture_default_str();
   };
   options->model.Register(verb);
+  verb.get_option("MODEL")->required(false);
   add_count("--prompt", options->prompt_tokens, "tokens of each prompt");
   add_count("--gen", options->generated_tokens, "tokens to generate for each");
   add_count("--batch", options->batch, "sequences at once");
   add_count("--repeat", options->repetitions, "rounds");
+  verb.add_flag("--limits", options->limits, "what the machine can do at most; no MODEL is needed");
   verb.add_flag("--json", options->json, "print one JSON object");
-  verb.callback([options] { Bench(*options); });
+  verb.callback([options] {
+    if (!options->model.model.empty()) return Bench(*options);
+    if (!options->limits) throw CLI::RequiredError("MODEL");
+    BenchLimits(*options);
+  });
 }
 
 }  // namespace fiddler

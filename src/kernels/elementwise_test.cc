@@ -3,7 +3,6 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <limits>
 
 #include "kernels/dispatch.h"
 #include "kernels/probe.h"
@@ -18,7 +17,7 @@ using testing::GuardedArray;
 using testing::Random;
 using testing::Untouched;
 
-constexpr int64_t kSizes[] = {0, 1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 33, 40, 100, 131, 1000};
+constexpr int64_t kSizes[] = {0, 1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 33, 40, 100, 127, 128, 129, 131, 1000};
 
 TEST(RmsNorm, LikeOracle) {
   Random random(1);
@@ -123,60 +122,6 @@ TEST(Rope, LikeOracle) {
   }
 }
 
-TEST(SiluMul, LikeOracle) {
-  Random random(4);
-  for (const int64_t n : kSizes) {
-    GuardedArray<float> gate(n);
-    GuardedArray<float> up(n);
-    GuardedArray<float> expected(n);
-    random.FillNormal(gate, 5);
-    random.FillNormal(up);
-    GenericKernels().silu_mul(n, gate.data(), up.data(), expected.data());
-    for (const CpuKernels* kernels : FastKernels()) {
-      SCOPED_TRACE(fmt::format("{}, {}", kernels->isa, n));
-      GuardedArray<float> out(n);
-      kernels->silu_mul(n, gate.data(), up.data(), out.data());
-      EXPECT_TRUE(out.FrontIntact());
-      for (int64_t i = 0; i < n; ++i)
-        ASSERT_NEAR(out[i], expected[i], tolerance::kSilu * std::abs(expected[i])) << gate[i];
-      std::copy(gate.begin(), gate.end(), out.begin());
-      kernels->silu_mul(n, out.data(), up.data(), out.data());  // in place
-      for (int64_t i = 0; i < n; ++i)
-        ASSERT_NEAR(out[i], expected[i], tolerance::kSilu * std::abs(expected[i])) << gate[i];
-    }
-  }
-}
-
-// All of exp's range, through silu(g) = g exp(g) / (1 + exp(g)): relative accuracy down to where exp(g) is no
-// longer normal (-87.3), absolute from there on, and no overflow anywhere.
-TEST(SiluMul, WholeRange) {
-  for (const CpuKernels* kernels : FastKernels()) {
-    SCOPED_TRACE(kernels->isa);
-    const float one = 1;
-    for (double g = -87.3; g < 90; g += 0.0037) {
-      const auto gate = static_cast<float>(g);
-      float out = 0;
-      kernels->silu_mul(1, &gate, &one, &out);
-      const double expected = gate / (1 + std::exp(-static_cast<double>(gate)));
-      ASSERT_NEAR(out, expected, tolerance::kSilu * std::abs(expected)) << gate;
-    }
-    for (const float gate : {-88.0f, -95.0f, -103.9f, -104.1f, -200.0f, -1e10f, -3e38f}) {
-      float out = 1;
-      kernels->silu_mul(1, &gate, &one, &out);
-      ASSERT_NEAR(out, 0, 1e-35) << gate;
-    }
-    for (const float gate : {89.0f, 200.0f, 1e10f, 3e38f, std::numeric_limits<float>::infinity()}) {
-      float out = 0;
-      kernels->silu_mul(1, &gate, &one, &out);
-      ASSERT_EQ(out, gate);
-    }
-    const float nan = std::numeric_limits<float>::quiet_NaN();
-    float out = 0;
-    kernels->silu_mul(1, &nan, &one, &out);
-    ASSERT_TRUE(std::isnan(out));
-  }
-}
-
 TEST(Add, LikeOracle) {
   Random random(5);
   for (const int64_t n : kSizes) {
@@ -191,14 +136,61 @@ TEST(Add, LikeOracle) {
       kernels->add(n, x.data(), y.data());
       EXPECT_TRUE(y.FrontIntact());
       for (int64_t i = 0; i < n; ++i) ASSERT_EQ(y[i], start[i] + x[i]) << i;
+    }
+  }
+}
 
-      std::copy(start.begin(), start.end(), y.begin());
-      kernels->scaled_add(n, -0.7f, x.data(), y.data());
-      EXPECT_TRUE(y.FrontIntact());
-      for (int64_t i = 0; i < n; ++i) {
-        const double expected = start[i] + -0.7f * static_cast<double>(x[i]);
-        ASSERT_NEAR(y[i], expected, tolerance::kScaledAdd * (std::abs(start[i]) + std::abs(0.7f * x[i])))
-            << i;
+TEST(AddRows, LikeOracle) {
+  Random random(5);
+  for (const int64_t cols : kSizes) {
+    for (int64_t rows = 1; rows <= 9; ++rows) {
+      const int64_t stride = random.Pick({0, cols, cols + 1, cols + 5});
+      GuardedArray<float> x((rows - 1) * stride + cols);
+      GuardedArray<float> start(cols);
+      random.FillNormal(x);
+      random.FillNormal(start);
+      AddRowsArgs args{.rows = rows, .cols = cols, .x = x.data(), .x_stride = stride, .scale = -0.7f};
+      for (const CpuKernels* kernels : FastKernels()) {
+        SCOPED_TRACE(fmt::format("{}, {} rows of {}, stride {}", kernels->isa, rows, cols, stride));
+        GuardedArray<float> expected(cols);
+        GuardedArray<float> y(cols);
+        std::copy(start.begin(), start.end(), expected.begin());
+        std::copy(start.begin(), start.end(), y.begin());
+        args.y = expected.data();
+        GenericKernels().add_rows(args);
+        args.y = y.data();
+        kernels->add_rows(args);
+        ASSERT_TRUE(y.FrontIntact());
+        for (int64_t i = 0; i < cols; ++i) {
+          float sum = x[i];
+          for (int64_t r = 1; r < rows; ++r) sum += x[r * stride + i];
+          const double magnitude = std::abs(start[i]) + std::abs(0.7 * sum);
+          ASSERT_NEAR(y[i], expected[i], tolerance::kAddRows * magnitude) << i;
+        }
+      }
+    }
+  }
+}
+
+// With nothing to add to, the sum is that of the rows in order, to the last bit: whatever the part of a row.
+TEST(AddRows, OneOrderWhateverThePart) {
+  Random random(7);
+  constexpr int64_t kCols = 500;
+  constexpr int64_t kRows = 7;
+  GuardedArray<float> x(kRows * kCols);
+  random.FillNormal(x);
+  for (const CpuKernels* kernels : SupportedKernels()) {
+    for (int i = 0; i < 50; ++i) {
+      const int64_t begin = random.Range(0, kCols);
+      const int64_t cols = random.Range(0, kCols - begin);
+      GuardedArray<float> y(cols);
+      std::fill(y.begin(), y.end(), 0.0f);
+      kernels->add_rows(
+          {.rows = kRows, .cols = cols, .x = x.data() + begin, .x_stride = kCols, .scale = 1, .y = y.data()});
+      for (int64_t c = 0; c < cols; ++c) {
+        float sum = x[begin + c];
+        for (int64_t r = 1; r < kRows; ++r) sum += x[r * kCols + begin + c];
+        ASSERT_EQ(y[c], sum) << kernels->isa << ", columns from " << begin << ", " << c;
       }
     }
   }
@@ -207,8 +199,10 @@ TEST(Add, LikeOracle) {
 TEST(Probes, DoWhatTheySay) {
   Random random(6);
   for (const CpuKernels* kernels : SupportedKernels()) {
-    EXPECT_GE(kernels->fma_probe(10), 20.0) << kernels->isa;
-    EXPECT_GT(MeasureFmaRate(*kernels), 1e6) << kernels->isa;
+    for (const auto probe : {kernels->f32_probe, kernels->bf16_probe, kernels->int8_probe}) {
+      EXPECT_GE(probe(10), 20.0) << kernels->isa;
+      EXPECT_GT(MeasureRate(probe), 1e6) << kernels->isa;
+    }
     const std::vector<float> numbers(100'000, 1.0f);
     EXPECT_GT(MeasureReadRate(*kernels, numbers), 1e6) << kernels->isa;
     for (const int64_t n : kSizes) {

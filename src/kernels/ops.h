@@ -11,6 +11,10 @@
 // Guarantee. What a kernel computes for a token depends on that token alone, to the last bit: not on the
 // range, on the other tokens of the call, or on how they are blocked. So a batch equals its tokens alone, and
 // a prompt gives the same in chunks of any size.
+// Values. NaNs and infinities, in x or weights, come out as in float32, but that an infinity in a group of x
+// rounded to int8 makes all of it NaNs. Subnormals are numbers like others, except where BF16 instructions
+// take them for zeros (x, weights and sums of Rounding::kBF16) and in groups of int8 whose largest magnitude
+// is below 2^-100, which are zeros.
 #pragma once
 
 #include <cstdint>
@@ -180,7 +184,7 @@ struct CpuKernels {
   double (*f32_probe)(int64_t rounds);
   double (*bf16_probe)(int64_t rounds);
   double (*int8_probe)(int64_t rounds);
-  float (*read_probe)(int64_t n, const float* data);  // reads data once, in order; returns the sum
+  float (*read_probe)(int64_t n, const float* data);  // reads data once; returns the sum
 };
 
 }  // namespace fiddler

@@ -17,10 +17,9 @@ double MeasureReadRate(const CpuKernels& kernels, std::span<const float> data) {
   return static_cast<double>(data.size_bytes()) / (ThreadSeconds() - begin);
 }
 
-double MeasureRate(double (*probe)(int64_t rounds)) {
-  constexpr int64_t kRounds = 200'000;
+double MeasureRate(double (*probe)(int64_t rounds), int64_t rounds) {
   const double begin = ThreadSeconds();
-  const double operations = probe(kRounds);
+  const double operations = probe(rounds);
   return operations / (ThreadSeconds() - begin);
 }
 

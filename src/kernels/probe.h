@@ -11,10 +11,10 @@ namespace fiddler {
 
 double ThreadSeconds();  // CPU time of the calling thread so far
 
-// Bytes a second of one pass over data, in order; cold only if data is larger than the caches.
+// Bytes a second of one pass over data; cold only if data is larger than the caches.
 double MeasureReadRate(const CpuKernels& kernels, std::span<const float> data);
 
-// Operations a second of one of the set's arithmetic probes, over about a millisecond.
-double MeasureRate(double (*probe)(int64_t rounds));
+// Operations a second of one of the set's arithmetic probes. As many rounds take about a millisecond.
+double MeasureRate(double (*probe)(int64_t rounds), int64_t rounds = 200'000);
 
 }  // namespace fiddler

@@ -20,10 +20,10 @@ struct Int8Scale {
   float scale;
   float inverse;  // 0 where all values are next to 0
 
-  // `bits`: the largest of the values' magnitudes as unsigned numbers, so that a NaN makes the scale a NaN
-  // and is not lost.
+  // `bits`: the largest of the values' magnitudes as unsigned numbers, so that a NaN is the largest of all.
+  // No scale makes an infinity a whole number: one of either makes all values NaNs, so that none is lost.
   [[gnu::always_inline]] static Int8Scale Of(uint32_t bits) {
-    const float largest = std::bit_cast<float>(bits);
+    const float largest = std::bit_cast<float>(bits >= 0x7f800000u ? 0x7fc00000u : bits);
     if (largest < 0x1p-100f) return {0.0f, 0.0f};  // its inverse may not be a float
     return {largest / 127.0f, 127.0f / largest};
   }

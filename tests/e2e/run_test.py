@@ -196,9 +196,17 @@ class MadeUpWeights(TestCase):
         arguments = ("--dummy-weights", "1", "--prompt", "8", "--gen", "4", "--repeat", "1", "--json")
         result = self.succeed("bench", self.CONFIG, *arguments).json()
         self.assertLessEqual({"model", "isa", "threads", "limits", "prefill", "decode"}, set(result))
-        self.assertGreater(result["limits"]["read_gbps"], 0)
+        self.assertEqual({"read_gbps", "f32_gflops", "bf16_gflops", "int8_gops"}, set(result["limits"]))
+        for limit in result["limits"].values():
+            self.assertGreater(limit, 0)
         self.assertLessEqual({"tokens", "tokens_per_s", "gflops", "percent_of_limit"}, set(result["prefill"]))
         self.assertLessEqual({"tokens", "tokens_per_s", "gbps", "percent_of_limit"}, set(result["decode"]))
+
+    def test_bench_limits_without_a_model(self) -> None:
+        result = self.succeed("bench", "--limits", "--json").json()
+        self.assertEqual({"isa", "threads", "limits"}, set(result))
+        self.assertGreater(result["limits"]["int8_gops"], 0)
+        self.assertIn(b"GB/s", self.succeed("bench", "--limits").out)
 
 
 if __name__ == "__main__":

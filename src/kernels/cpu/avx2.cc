@@ -4,6 +4,7 @@
 #include "kernels/cpu/elementwise.h"
 #include "kernels/cpu/pack_f32.h"
 #include "kernels/cpu/panel_f32.h"
+#include "kernels/cpu/probes.h"
 #include "kernels/cpu/simd_avx2.h"
 
 namespace fiddler {

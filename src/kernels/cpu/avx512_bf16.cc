@@ -3,6 +3,7 @@
 #include "kernels/cpu/attend.h"
 #include "kernels/cpu/elementwise.h"
 #include "kernels/cpu/panel_dot.h"
+#include "kernels/cpu/probes.h"
 #include "kernels/cpu/simd_avx512.h"
 
 namespace fiddler {
@@ -71,39 +72,23 @@ void GateUp(const GateUpArgs& args) {
   }
 }
 
-// Enough chains to fill two units of latency 6.
 double BF16Probe(int64_t rounds) {
-  constexpr int kChains = 14;
+  constexpr int kChains = 14;  // latency 6
   const auto x = reinterpret_cast<__m512bh>(_mm512_set1_epi32(0x3f003f00));
-  __m512 chains[kChains];
-#pragma GCC unroll 16
-  for (int i = 0; i < kChains; ++i)
-    chains[i] = _mm512_set1_ps(static_cast<float>(i));  // equal ones would be one
-  for (int64_t round = 0; round < rounds; ++round) {
-#pragma GCC unroll 16
-    for (__m512& chain : chains) chain = _mm512_dpbf16_ps(chain, x, x);
-  }
-  __m512 sum = _mm512_setzero_ps();
-  for (const __m512 chain : chains) sum = _mm512_add_ps(sum, chain);
-  volatile float used = _mm512_cvtss_f32(sum);
-  static_cast<void>(used);
+  __m512 chains[kChains] = {};
+  RunChains(
+      rounds,
+      chains, [&](__m512 chain) __attribute__((always_inline)) { return _mm512_dpbf16_ps(chain, x, x); });
   return 64.0 * kChains * static_cast<double>(rounds);
 }
 
 double Int8Probe(int64_t rounds) {
   constexpr int kChains = 14;
   const __m512i x = _mm512_set1_epi32(0x01020304);
-  __m512i chains[kChains];
-#pragma GCC unroll 16
-  for (int i = 0; i < kChains; ++i) chains[i] = _mm512_set1_epi32(i);
-  for (int64_t round = 0; round < rounds; ++round) {
-#pragma GCC unroll 16
-    for (__m512i& chain : chains) chain = _mm512_dpbusd_epi32(chain, x, x);
-  }
-  __m512i sum = _mm512_setzero_si512();
-  for (const __m512i chain : chains) sum = _mm512_add_epi32(sum, chain);
-  volatile int used = _mm_cvtsi128_si32(_mm512_castsi512_si128(sum));
-  static_cast<void>(used);
+  __m512i chains[kChains] = {};
+  RunChains(
+      rounds,
+      chains, [&](__m512i chain) __attribute__((always_inline)) { return _mm512_dpbusd_epi32(chain, x, x); });
   return 128.0 * kChains * static_cast<double>(rounds);
 }
 

@@ -125,38 +125,4 @@ void AddRows(const AddRowsArgs& args) {
   });
 }
 
-// Enough independent chains to fill two FMA units of latency 4, or the line buffers of a core.
-template <class S>
-double F32Probe(int64_t rounds) {
-  constexpr int kChains = 10;
-  typename S::Reg chains[kChains];
-  const typename S::Reg factor = S::Set(0.999f);
-#pragma GCC unroll 16
-  for (int i = 0; i < kChains; ++i) chains[i] = S::Set(static_cast<float>(i));
-  for (int64_t round = 0; round < rounds; ++round) {
-#pragma GCC unroll 16
-    for (typename S::Reg& chain : chains) chain = S::Fma(chain, factor, factor);
-  }
-  typename S::Reg sum = S::Zero();
-  for (const typename S::Reg chain : chains) sum = S::Add(sum, chain);
-  volatile float used = S::Sum(sum);
-  static_cast<void>(used);
-  return 2.0 * kChains * S::kWidth * static_cast<double>(rounds);
-}
-
-template <class S>
-float ReadProbe(int64_t n, const float* data) {
-  constexpr int kChains = 8;
-  typename S::Reg sums[kChains] = {};
-  int64_t i = 0;
-  for (; i + kChains * S::kWidth <= n; i += kChains * S::kWidth) {
-#pragma GCC unroll 16
-    for (int j = 0; j < kChains; ++j) sums[j] = S::Add(sums[j], S::Load(data + i + j * S::kWidth));
-  }
-  for (int j = 1; j < kChains; ++j) sums[0] = S::Add(sums[0], sums[j]);
-  float sum = S::Sum(sums[0]);
-  for (; i < n; ++i) sum += data[i];
-  return sum;
-}
-
 }  // namespace fiddler
