@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "calibrate/limits.h"
 #include "cli/commands.h"
+#include "cli/expert_bench.h"
 #include "cli/output.h"
 #include "cli/session.h"
 #include "cli/terminal.h"
@@ -26,6 +27,7 @@ struct BenchOptions {
   int64_t batch = 1;
   int64_t repetitions = 3;
   bool limits = false;
+  bool experts = false;
   bool json = false;
 };
 
@@ -76,7 +78,9 @@ class Benchmark {
       : options_(options),
         vocab_size_(session.spec().vocab_size),
         engine_(session.model(), session.kernels(), session.pool(),
-                {.max_positions = Positions(options), .max_sequences = options.batch}),
+                {.max_positions = Positions(options),
+                 .max_sequences = options.batch,
+                 .arithmetic = session.arithmetic()}),
         traffic_(session.model()) {
     engine_.ObserveRouting([this](const Routing& routing) { traffic_.CountExperts(routing); });
   }
@@ -165,10 +169,10 @@ struct Samples {
 };
 
 // The field of `limits` that products with these weights are held against.
-const char* ArithmeticLimit(const PackedModel& model) {
-  const PackedLayer& layer = model.weights.layers.front();
+const char* ArithmeticLimit(const Session& session) {
+  const PackedLayer& layer = session.model().weights.layers.front();
   const WeightFormat format = layer.experts.empty() ? layer.dense.format : layer.experts.front().format;
-  if (EngineOptions().arithmetic != Arithmetic::kFast || FastRounding(format) == Rounding::kNone)
+  if (session.arithmetic() != Arithmetic::kFast || FastRounding(format) == Rounding::kNone)
     return "f32_gflops";
   return format == WeightFormat::kBF16 ? "bf16_gflops" : "int8_gops";
 }
@@ -214,7 +218,7 @@ Samples Measure(const BenchOptions& options, Session& session, double flops_per_
   const auto generated_tokens = static_cast<double>(options.batch * options.generated_tokens);
   benchmark.Prefill(0);  // touches every buffer once; not counted
   Samples samples;
-  const std::string_view limit_name = ArithmeticLimit(session.model());
+  const std::string_view limit_name = ArithmeticLimit(session);
   const std::vector<double>& limit = limit_name == "f32_gflops"    ? samples.f32_gflops
                                      : limit_name == "bf16_gflops" ? samples.bf16_gflops
                                                                    : samples.int8_gops;
@@ -265,7 +269,7 @@ void Bench(const BenchOptions& options) {
                                {{"tokens", options.prompt_tokens},
                                 {"tokens_per_s", prefill_rate},
                                 {"gflops", prefill_rate * flops_per_token / 1e9},
-                                {"limit", ArithmeticLimit(session.model())},
+                                {"limit", ArithmeticLimit(session)},
                                 {"percent_of_limit", Median(samples.prefill_percent)}}},
                               {"decode",
                                {{"tokens", options.generated_tokens},
@@ -276,6 +280,43 @@ void Bench(const BenchOptions& options) {
   if (options.json) return WriteJson(result);
   if (options.limits) PrintLimits(result["limits"]);
   PrintText(result);
+}
+
+void BenchExperts(const BenchOptions& options) {
+  constexpr int64_t kTokens[] = {1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 256, 512};
+  Session session(options.model);
+  session.Load();
+  const std::vector<ExpertTiming> timings = TimeExperts(session.model(), session.kernels(), session.pool(),
+                                                        session.arithmetic(), kTokens, options.repetitions);
+  const double layer_us = 1e6 * TimeCachedLayer(session.kernels(), session.pool());
+  OrderedJson experts = OrderedJson::array();
+  for (const ExpertTiming& timing : timings) {
+    experts.push_back({{"tokens", timing.tokens},
+                       {"ms", 1e3 * timing.seconds},
+                       {"gbps", timing.gbps},
+                       {"gflops", timing.gflops},
+                       {"percent_of_read", timing.percent_of_read},
+                       {"percent_of_peak", timing.percent_of_peak},
+                       {"times_one_token", timing.times_one_token}});
+  }
+  const OrderedJson limits = LimitsJson(LimitProbe(session.kernels(), session.pool()).MeasureAll());
+  const OrderedJson result = {
+      {"model", session.config().name},
+      {"isa", session.kernels().isa},
+      {"threads", session.pool().num_threads()},
+      {"format", FormatName(session.model().weights.layers.back().experts.front().format)},
+      {"limits", limits},
+      {"cached_layer_us", layer_us},
+      {"experts", experts}};
+  if (options.json) return WriteJson(result);
+  PrintLimits(limits);
+  WriteOutput("tokens on one expert        ms     GB/s   of read   GFLOP/s   of peak   times one token\n");
+  for (const ExpertTiming& timing : timings) {
+    WriteOutput(fmt::format("{:>20} {:>9.3f} {:>8.1f} {:>8.1f}% {:>9.0f} {:>8.1f}% {:>17.2f}\n",
+                            timing.tokens, 1e3 * timing.seconds, timing.gbps, timing.percent_of_read,
+                            timing.gflops, timing.percent_of_peak, timing.times_one_token));
+  }
+  WriteOutput(fmt::format("a MoE layer whose weights are in the caches: {:.1f} us\n", layer_us));
 }
 
 void BenchLimits(const BenchOptions& options) {
@@ -304,9 +345,10 @@ void RegisterBench(CLI::App& app) {
   add_count("--batch", options->batch, "sequences at once");
   add_count("--repeat", options->repetitions, "rounds");
   verb.add_flag("--limits", options->limits, "what the machine can do at most; no MODEL is needed");
+  verb.add_flag("--experts", options->experts, "what 1 to 512 tokens on one expert cost, instead");
   verb.add_flag("--json", options->json, "print one JSON object");
   verb.callback([options] {
-    if (!options->model.model.empty()) return Bench(*options);
+    if (!options->model.model.empty()) return options->experts ? BenchExperts(*options) : Bench(*options);
     if (!options->limits) throw CLI::RequiredError("MODEL");
     BenchLimits(*options);
   });

@@ -90,11 +90,15 @@ double KullbackLeibler(const Prediction& p, const Prediction& q) {
 // One model and what a window needs; keeps nothing between windows.
 class WindowRunner {
  public:
-  WindowRunner(const PackedModel& model, const CpuKernels& kernels, ThreadPool& pool, int64_t context)
+  WindowRunner(const PackedModel& model, Arithmetic arithmetic, const CpuKernels& kernels, ThreadPool& pool,
+               int64_t context)
       : cache_({model.spec.num_layers(), model.spec.attention.num_kv_heads, model.spec.attention.head_dim},
                static_cast<int32_t>(KvCache::BlocksFor(context))),
         forward_(model, kernels, pool, cache_,
-                 {.batch_tokens = kChunkTokens, .positions = context, .logit_rows = kChunkTokens}) {
+                 {.batch_tokens = kChunkTokens,
+                  .positions = context,
+                  .logit_rows = kChunkTokens,
+                  .arithmetic = arithmetic}) {
     while (const std::optional<BlockId> block = cache_.pool().TryTake()) blocks_.push_back(*block);
   }
 
@@ -132,13 +136,13 @@ struct Scores {
 
 class Evaluator {
  public:
-  // `reference` may be null. All must outlive this object.
-  Evaluator(const PackedModel& model, const PackedModel* reference, const CpuKernels& kernels,
-            ThreadPool& pool, int64_t context)
+  // `reference`, in exact arithmetic, may be null. All must outlive this object.
+  Evaluator(const PackedModel& model, Arithmetic arithmetic, const PackedModel* reference,
+            const CpuKernels& kernels, ThreadPool& pool, int64_t context)
       : vocab_size_(static_cast<size_t>(model.spec.vocab_size)),
         pool_(pool),
-        runner_(model, kernels, pool, context) {
-    if (reference != nullptr) reference_.emplace(*reference, kernels, pool, context);
+        runner_(model, arithmetic, kernels, pool, context) {
+    if (reference != nullptr) reference_.emplace(*reference, Arithmetic::kExact, kernels, pool, context);
   }
 
   // Appends the scores of every token of the window but the first.
@@ -197,14 +201,16 @@ void Eval(const EvalOptions& options) {
                 tokens.size());
   }
   const int64_t context = std::min(options.context, session.spec().max_positions);
-  if (options.compare && session.quantization() == Quantization::kNone) {
-    throw Error("--compare: expected --quant, got weights as they are stored: there is nothing to compare");
+  const bool quantized = session.quantization() != Quantization::kNone;
+  if (options.compare && !quantized && session.arithmetic() == Arithmetic::kExact) {
+    throw Error("--compare: expected --quant or --arithmetic fast, got neither: there is nothing to compare");
   }
   session.Load();
-  std::optional<PackedModel> reference;
-  if (options.compare) reference = session.LoadAs(Quantization::kNone);
+  PackedModel stored;  // only where it is not the session's model
+  if (options.compare && quantized) stored = session.LoadAs(Quantization::kNone);
+  const PackedModel* reference = !options.compare ? nullptr : quantized ? &stored : &session.model();
 
-  Evaluator evaluator(session.model(), reference ? &*reference : nullptr, session.kernels(), session.pool(),
+  Evaluator evaluator(session.model(), session.arithmetic(), reference, session.kernels(), session.pool(),
                       context);
   Scores scores;
   TerminalProgress progress(TerminalProgress::Unit::kTokens);

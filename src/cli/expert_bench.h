@@ -1,5 +1,5 @@
-// What a number of tokens on one expert costs: from one, where reading the weights is the limit, to many, where
-// multiplying is. Beside each time stand the limits as they were in the same round.
+// What a number of tokens on one expert costs: from one, where reading the weights is the limit, to many,
+// where multiplying is. Beside each time stand the limits as they were in the same round.
 #pragma once
 
 #include <cstdint>
@@ -16,22 +16,21 @@ namespace fiddler {
 // Medians over the rounds.
 struct ExpertTiming {
   int64_t tokens = 0;
-  double seconds = 0;           // of one expert
-  double gbps = 0;              // weights read
-  double gflops = 0;            // 10^9 operations a second
-  double percent_of_read = 0;   // of a plain read of as many bytes
-  double percent_of_peak = 0;   // of the arithmetic in use
-  double times_one_token = 0;   // seconds over those of one token in the same round
+  double seconds = 0;          // of one expert
+  double gbps = 0;             // weights read
+  double gflops = 0;           // 10^9 operations a second
+  double percent_of_read = 0;  // of a plain read of as many bytes
+  double percent_of_peak = 0;  // of the arithmetic in use
+  double times_one_token = 0;  // seconds over those of one token in the same round
 };
 
-// Runs the experts of `model` one at a time, each cold, with tokens[i] tokens, on all threads of the pool. Throws
-// Error if the model has no experts or memory is short.
+// Runs the experts of `model` one at a time, each cold, with tokens[i] tokens, on all threads of the pool.
+// Throws Error if the model has no experts or memory is short.
 std::vector<ExpertTiming> TimeExperts(const PackedModel& model, const CpuKernels& kernels, ThreadPool& pool,
-                                      Arithmetic arithmetic, std::span<const int64_t> tokens,
-                                      int64_t rounds);
+                                      Arithmetic arithmetic, std::span<const int64_t> tokens, int64_t rounds);
 
-// Seconds of one token through the FFN of a MoE layer whose weights stay in the caches: what a layer costs beside
-// reading its weights (waking and joining threads, rounding, adding up).
+// Seconds of one token through the FFN of a MoE layer whose weights stay in the caches: what a layer costs
+// beside reading its weights (waking and joining threads, rounding, adding up).
 double TimeCachedLayer(const CpuKernels& kernels, ThreadPool& pool);
 
 }  // namespace fiddler

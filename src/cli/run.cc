@@ -94,7 +94,8 @@ struct Generation {
 };
 
 Generation Generate(const RunOptions& options, Session& session, const Prompt& prompt, int64_t context) {
-  Engine engine(session.model(), session.kernels(), session.pool(), {.max_positions = context});
+  Engine engine(session.model(), session.kernels(), session.pool(),
+                {.max_positions = context, .arithmetic = session.arithmetic()});
   Request request = {.prompt = prompt.ids,
                      .max_tokens = options.max_tokens,
                      .sampling = options.sampling,

@@ -39,6 +39,11 @@ void ModelOptions::Register(CLI::App& verb) {
       ->type_name("NAME")
       ->allow_extra_args(false);
   RegisterQuantization(verb, quantization);
+  verb.add_option("--arithmetic", arithmetic,
+                  "fast: activations rounded to the type the processor multiplies fastest (bf16, int8); "
+                  "exact: float32")
+      ->check(CLI::IsMember({"fast", "exact"}))
+      ->capture_default_str();
   verb.add_option("-t,--threads", threads, "threads to compute with (default: one for each core)")
       ->check(CLI::Range(1, 1024));
 }

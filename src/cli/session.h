@@ -11,6 +11,7 @@
 
 #include "base/thread_pool.h"
 #include "engine/pack_model.h"
+#include "engine/parallel_ops.h"
 #include "kernels/dispatch.h"
 #include "model/model.h"
 #include "text/tokenizer.h"
@@ -23,7 +24,8 @@ struct ModelOptions {
   std::string dummy_dtype = "bf16";
   std::vector<std::string> ignored_fields;
   std::string quantization;  // "int8", "int4"; empty: weights as they are stored
-  int threads = 0;           // 0: one for each core
+  std::string arithmetic = "fast";
+  int threads = 0;  // 0: one for each core
 
   void Register(CLI::App& verb);
 };
@@ -55,6 +57,9 @@ class Session {
   ThreadPool& pool() { return pool_; }
   const PackedModel& model() const { return packed_; }  // after Load()
   Quantization quantization() const { return ParseQuantization(options_.quantization); }
+  Arithmetic arithmetic() const {
+    return options_.arithmetic == "exact" ? Arithmetic::kExact : Arithmetic::kFast;
+  }
   double load_seconds() const { return load_seconds_; }
 
   // The tokenizer beside the weights; nothing if there is none. Throws Error if it is broken.
