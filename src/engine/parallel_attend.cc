@@ -30,8 +30,7 @@ ParallelAttend::ParallelAttend(const AttentionSpec& spec, const CpuKernels& kern
       cache_(cache),
       max_partial_floats_(MaxPartialFloats(spec, pool.num_threads(), max_positions, max_batch_tokens)),
       partials_(workspace.Floats(max_partial_floats_)),
-      scratch_(reinterpret_cast<std::byte*>(
-          workspace.Floats(pool.num_threads() * AttendScratchBytes(spec.head_dim) / 4))) {
+      scratch_(workspace.Bytes(pool.num_threads() * AttendScratchBytes(spec.head_dim))) {
   const int64_t segments =
       max_partial_floats_ / (spec.group() * AttendPartialFloats(spec.head_dim));  // split, of all KV heads
   tiles_.reserve(static_cast<size_t>(max_batch_tokens));
