@@ -115,9 +115,9 @@ class Batch {
  private:
   static constexpr int64_t kLayer = 1;
 
-  static int32_t CountBlocks(std::span<const Entry> entries) {
+  static int32_t CountBlocks(std::span<const Entry> all) {
     int64_t blocks = 0;
-    for (const Entry& entry : entries) blocks += KvCache::BlocksFor(entry.first_position + entry.tokens);
+    for (const Entry& entry : all) blocks += KvCache::BlocksFor(entry.first_position + entry.tokens);
     return static_cast<int32_t>(blocks);
   }
   std::vector<float> Numbers(int64_t count) {
