@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "engine/batch.h"
+#include "engine/parallel_attend.h"
 #include "engine/packed_weights.h"
 #include "engine/parallel_ops.h"
 #include "engine/rope_table.h"
@@ -26,17 +27,18 @@ class Attention {
            float* out);
 
  private:
-  // Query tokens of one sequence that one task attends for, with the query heads of one KV head.
-  struct Tile {
+  // Consecutive tokens of one sequence that one task prepares: none of them shares cells of the KV cache with a
+  // token of another.
+  struct Stretch {
     const BatchEntry* entry;
-    int64_t row;     // of the tile's first token in the batch
+    int64_t row;     // of its first token in the batch
     int64_t offset;  // of that token in the entry
     int64_t tokens;
   };
 
   void Project(const PackedLayer& weights, int64_t tokens, const float* x);
-  void NormRotateStore(int64_t layer, const PackedLayer& weights, const BatchEntry& entry, int64_t first_row);
-  void Attend(int64_t layer, std::span<const BatchEntry> batch);
+  void NormRotateStore(int64_t layer, const PackedLayer& weights, std::span<const BatchEntry> batch);
+  void NormRotate(const PackedLayer& weights, int64_t row, int64_t position);
 
   const ModelSpec& spec_;
   const ParallelOps& ops_;
@@ -46,7 +48,8 @@ class Attention {
   float* k_;         // [max_batch_tokens, kv_width]
   float* v_;         // [max_batch_tokens, kv_width]
   float* attended_;  // [max_batch_tokens, q_width]
-  std::vector<Tile> tiles_;
+  std::vector<Stretch> stretches_;
+  ParallelAttend attend_;
 };
 
 }  // namespace fiddler

@@ -9,10 +9,11 @@
 namespace fiddler {
 namespace {
 
-KvGeometry GeometryOf(const ModelSpec& spec) {
+KvGeometry GeometryOf(const ModelSpec& spec, DType kv_dtype) {
   return {.num_layers = spec.num_layers(),
           .num_kv_heads = spec.attention.num_kv_heads,
-          .head_dim = spec.attention.head_dim};
+          .head_dim = spec.attention.head_dim,
+          .dtype = kv_dtype};
 }
 
 EngineOptions Checked(EngineOptions options) {
@@ -53,7 +54,7 @@ void ValidateRequest(const Request& request, const ModelSpec& spec, int64_t max_
 Engine::Engine(const PackedModel& model, const CpuKernels& kernels, ThreadPool& pool, const EngineOptions& options)
     : model_(model),
       options_(Checked(options)),
-      cache_(GeometryOf(model.spec), CountBlocks(options_)),
+      cache_(GeometryOf(model.spec, options_.kv_dtype), CountBlocks(options_)),
       forward_(model, kernels, pool, cache_,
                {.batch_tokens = options_.max_batch_tokens,
                 .positions = options_.max_positions,

@@ -24,6 +24,7 @@ struct EngineOptions {
   // every running sequence gets its token.
   int64_t max_batch_tokens = 512;
   Arithmetic arithmetic = Arithmetic::kFast;
+  DType kv_dtype = DType::kF32;  // of the KV cache: or kBF16, half the bytes and twice the speed
 };
 
 // One new token of one sequence.

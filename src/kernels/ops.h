@@ -20,6 +20,7 @@
 #include <cstdint>
 
 #include "base/dtype.h"
+#include "kernels/kv_view.h"
 #include "kernels/packed_matrix.h"
 
 namespace fiddler {
@@ -127,29 +128,24 @@ struct RopeArgs {
   const float* sin = nullptr;  // [rotary_dim / 2]
 };
 
-// One layer's keys and values of one sequence, in blocks. Position p is row p % block_tokens of block
-// block_table[p / block_tokens]; a block holds [kv_heads, block_tokens, head_dim] keys, then as many values.
-struct KvView {
-  const float* layer = nullptr;          // block 0 of the layer
-  int64_t block_stride = 0;              // elements from one block to the next
-  const int32_t* block_table = nullptr;  // the sequence's blocks
-  int64_t block_tokens = 0;
-  int64_t kv_heads = 0;
-  int64_t head_dim = 0;
-
-  [[gnu::always_inline]] const float* Keys(int64_t block,
-                                           int64_t kv_head) const {  // [block_tokens, head_dim]
-    return layer + block_table[block] * block_stride + kv_head * block_tokens * head_dim;
-  }
-  [[gnu::always_inline]] const float* Values(int64_t block,
-                                             int64_t kv_head) const {  // [block_tokens, head_dim]
-    return Keys(block, kv_heads + kv_head);
-  }
+// Stores keys and values of consecutive tokens of one sequence, rounded to the type of the cache. Two calls at
+// a time must not write to the same 16 positions (aligned): these share cells and cache lines.
+struct KvWriteArgs {
+  int64_t tokens = 0;
+  int64_t first_position = 0;
+  const float* k = nullptr;  // [tokens, kv_heads, head_dim], rows one after another
+  const float* v = nullptr;  // the same
+  KvView kv;
 };
 
 // Causal attention of the query heads that share one KV head, for consecutive tokens of one sequence:
 // out[t, h] = softmax_p(scale * q[t, h] . k[p]) v[p], over positions p with
 // position(t) - window < p <= position(t), where position(t) = first_position + t; window 0 is no window.
+//
+// Arithmetic. With BF16 keys and values q is rounded to BF16, and so is each weight 2^(s - m), where s is the
+// score times log2(e) and m a whole number near the largest s: rounding is the same whatever m is. Sums are
+// float32 or wider, the total of the weights is that of the rounded ones. With F32 nothing is rounded to less
+// than float32.
 struct AttendArgs {
   int64_t tokens = 0;
   int64_t first_position = 0;
@@ -161,8 +157,36 @@ struct AttendArgs {
   int64_t q_stride = 0;      // elements from one token to the next
   float* out = nullptr;      // [tokens, heads, head_dim]
   int64_t out_stride = 0;
+  std::byte* scratch = nullptr;  // AttendScratchBytes(head_dim) of the calling thread, on a cache line
   KvView kv;
 };
+
+// Queries (a head of a token) that share one pass over keys and values inside attend.
+inline constexpr int64_t kAttendQueries = 128;
+
+// Enough for every set of kernels: per query its q, its sum of values and some numbers.
+[[gnu::always_inline]] constexpr int64_t AttendScratchBytes(int64_t head_dim) {
+  return (kAttendQueries + 16) * (2 * (head_dim + 32) * 4 + 128);
+}
+
+// Attention is computed in segments of positions and merged in their order: attend itself does, and so can
+// attend_segment for every segment, on any threads, then attend_merge, with the same result to the last bit.
+inline constexpr int64_t kAttendSegment = 512;
+
+// Floats that attend_segment gives for one query: the largest score and the total in the first two, the sum
+// of values from kAttendPartialSums on.
+inline constexpr int64_t kAttendPartialSums = 16;
+[[gnu::always_inline]] constexpr int64_t AttendPartialFloats(int64_t head_dim) { return kAttendPartialSums + (head_dim + 31) / 32 * 32; }
+
+// The half-open range of segments that the tokens look at.
+struct SegmentRange {
+  int64_t begin;
+  int64_t end;
+};
+[[gnu::always_inline]] constexpr SegmentRange SegmentsOf(int64_t first_position, int64_t tokens, int64_t window) {
+  const int64_t oldest = window > 0 && first_position >= window ? first_position - window + 1 : 0;
+  return {oldest / kAttendSegment, (first_position + tokens - 1) / kAttendSegment + 1};
+}
 
 // One set of kernels, built for one instruction set. Every function pointer is set.
 struct CpuKernels {
@@ -174,7 +198,12 @@ struct CpuKernels {
   void (*gate_up)(const GateUpArgs& args);
   void (*rms_norm)(const RmsNormArgs& args);
   void (*rope)(const RopeArgs& args);
+  void (*kv_write)(const KvWriteArgs& args);
   void (*attend)(const AttendArgs& args);
+  // What one segment gives: partials is [tokens, group, AttendPartialFloats(head_dim)]; args.out is not used.
+  void (*attend_segment)(const AttendArgs& args, int64_t segment, float* partials);
+  // out from the partials [segments, tokens, group, ..] of all SegmentsOf these tokens.
+  void (*attend_merge)(const AttendArgs& args, const float* partials);
   void (*add)(int64_t n, const float* x, float* y);  // y += x
   void (*add_rows)(const AddRowsArgs& args);
 

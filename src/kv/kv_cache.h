@@ -1,15 +1,14 @@
 // Keys and values of every layer, paged: a sequence owns a list of blocks (its block table) of kBlockTokens
-// positions each; any sequence can use any block. Float32.
+// positions each; any sequence can use any block. Float32 or BF16.
 //
-// Layout: [layer][block][keys | values][kv_head][position in block][head_dim]; see KvView in kernels/ops.h.
-// Writers of different (layer, position) may run on different threads.
+// Layout: [layer][kv_head][block], a block as kernels/kv_view.h says. The kernels write and read it (kv_write, attend).
 #pragma once
 
 #include <cstdint>
 #include <span>
 
 #include "base/memory.h"
-#include "kernels/ops.h"
+#include "kernels/kv_view.h"
 #include "kv/block_pool.h"
 
 namespace fiddler {
@@ -18,12 +17,13 @@ struct KvGeometry {
   int64_t num_layers = 0;
   int64_t num_kv_heads = 0;
   int64_t head_dim = 0;
+  DType dtype = DType::kF32;  // or kBF16: half the memory, to three digits
 };
 
 class KvCache {
  public:
-  // Positions a block holds: a whole number of vector registers, little waste at a sequence's end.
-  static constexpr int64_t kBlockTokens = 32;
+  // Positions a block holds.
+  static constexpr int64_t kBlockTokens = KvLayout::kBlockTokens;
 
   static int64_t BlocksFor(int64_t tokens) { return (tokens + kBlockTokens - 1) / kBlockTokens; }
   // Bytes of one block in all layers.
@@ -34,17 +34,11 @@ class KvCache {
 
   BlockPool& pool() { return pool_; }
 
-  // Stores one position's key and value, each [num_kv_heads, head_dim].
-  void Write(int64_t layer, std::span<const BlockId> block_table, int64_t position, const float* key,
-             const float* value);
-
+  // For the kernels, valid as long as the table.
   KvView View(int64_t layer, std::span<const BlockId> block_table) const;
 
  private:
-  float* Layer(int64_t layer) const;
-
   KvGeometry geometry_;
-  int64_t block_stride_;  // elements of one block in one layer
   HugePageBuffer memory_;
   BlockPool pool_;
 };

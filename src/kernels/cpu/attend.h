@@ -1,250 +1,448 @@
-// attend for any Simd: softmax on line (arXiv 1805.02867) over chunks of positions, for a batch of queries at
-// a time, so that each key and value is read once per batch.
+// attend for any Simd and kind of cells: softmax on line (arXiv 1805.02867), block by block of positions, for up
+// to kAttendQueries queries at a time, so that each key and value is read once for all of them.
+//
+// Exponents. A weight is 2^(score - base) for a whole number base near the largest score so far: whatever
+// rescales sums is a power of two, so that it rounds nothing, and a weight rounded to BF16 is the same one
+// whatever base was at the time. The base moves only when a score is far above it, so sums are rarely rescaled.
 //
 // Guarantee. The result of a query depends on the query and the keys and values it may look at alone: not on
-// the other tokens of the call, nor on how the positions lie in blocks, to the last bit (given finite keys
-// and values). Chunks are aligned to positions, the order within one is fixed, and one that a query may not
-// look at leaves it as it was.
+// the other tokens of the call, nor on how segments are spread over calls, to the last bit (given finite keys
+// and values). Its softmax goes block by block, the order within one is fixed, and what it may not look at has
+// weight zero and moves no base.
 #pragma once
 
 #include <immintrin.h>
 
+#include "kernels/cpu/attend_merge.h"
 #include "kernels/cpu/elementwise.h"
+#include "kernels/cpu/kv_cells.h"
 #include "kernels/cpu/runs.h"
 #include "kernels/ops.h"
 
 namespace fiddler {
 
+// Blocks whose scores are computed before their values are added. With one run of queries, one: memory is then
+// read in the order it lies in. With more, as many as keep the sums of values in registers for a while.
+inline constexpr int kAttendBlocks = 4;
+
+// Queries that share registers, with two registers of sums for each: AVX-512 has room for 12, AVX2 for 6.
 template <class S>
-struct AttendTile {
-  static constexpr int kKeys = 4;                                     // what Sum4 adds up
-  static constexpr int kQueries = (S::kRegisters - 1) / (kKeys + 1);  // times kKeys scores, in registers
-  static constexpr int kOutQueries = 4;                               // times OutRegisters() sums of values
-  static constexpr int OutRegisters(int queries) {
-    const int registers = S::kRegisters / 2 / queries;
-    return registers < 8 ? registers : 8;
-  }
-};
+inline constexpr int kAttendRows = S::kRegisters == 32 ? 12 : 6;
 
 // Like all structs here without initializers: their constructor would be code that the linker shares
 // (tools/check_isa_objects).
 
-// Where the keys and values of positions [first, first + count) are; past those, the last once more.
+// The queries of a run and their softmax so far, in this segment and in those before. q and sums lie behind.
+template <class S, class Cells>
+struct AttendRun {
+  static constexpr int kRows = kAttendRows<S>;
+
+  alignas(64) float totals[kRows][S::kWidth];  // of the weights, relative to 2^base; lanes not yet added
+  float base[kRows];                           // or kNoScore
+  SoftmaxState before[kRows];
+  int64_t position[kRows];  // never falls
+  float* out[kRows];
+  int rows;
+  typename Cells::Factor* q;  // [key_rows][kRows][kPack]
+  float* sums;                // [value_runs][kRows][kValueDims]
+};
+
+// Bytes of a run with all that lies behind it.
+template <class S, class Cells>
+[[gnu::always_inline]] inline int64_t AttendRunBytes(const KvLayout& layout) {
+  constexpr int64_t kRows = kAttendRows<S>;
+  const int64_t q = layout.key_rows() * kRows * Cells::kPack * static_cast<int64_t>(sizeof(typename Cells::Factor));
+  const int64_t sums = layout.value_runs() * kRows * KvLayout::kValueDims * static_cast<int64_t>(sizeof(float));
+  return static_cast<int64_t>(sizeof(AttendRun<S, Cells>)) + (q + 63) / 64 * 64 + sums;
+}
+
+// Keys and values of positions [first, first + 32 * blocks).
+template <class Cells>
 struct AttendChunk {
-  static constexpr int kPositions = 32;  // their keys, and their values, of a head of 128 are 16 KB: L1
   int64_t first;
-  int count;
-  const float* keys[kPositions];
-  const float* values[kPositions];
+  int blocks;
+  const typename Cells::Cell* keys[kAttendBlocks];
+  const typename Cells::Cell* values[kAttendBlocks];
 };
 
-// The queries of a batch and the state of each softmax; out holds the sum of values so far.
-struct AttendBatch {
-  static constexpr int kQueries = 32;
-  int queries;
-  const float* q[kQueries];
-  float* out[kQueries];
-  int64_t position[kQueries];
-  float largest[kQueries];     // score so far
-  float total[kQueries];       // of the weights so far, relative to exp(largest)
-  float correction[kQueries];  // what this chunk multiplies earlier sums by
-  alignas(64) float weights[kQueries][AttendChunk::kPositions];  // scores, then weights, of this chunk
-};
-
-template <class S>
-void FindChunk(const AttendArgs& args, int64_t first, int64_t end, AttendChunk& chunk) {
-  const KvView& kv = args.kv;
+template <class Cells>
+[[gnu::always_inline]] inline void FindChunk(const AttendArgs& args, int64_t first, int64_t end, int max_blocks,
+                                             AttendChunk<Cells>& chunk) {
+  constexpr int64_t kTokens = KvLayout::kBlockTokens;
+  const int64_t block = first / kTokens;
+  const int64_t blocks = (end - first + kTokens - 1) / kTokens;
   chunk.first = first;
-  chunk.count =
-      static_cast<int>(end - first < AttendChunk::kPositions ? end - first : AttendChunk::kPositions);
-  int64_t block = first / kv.block_tokens;
-  int64_t row = first % kv.block_tokens;
-  for (int i = 0; i < AttendChunk::kPositions; ++i) {
-    chunk.keys[i] = kv.Keys(block, args.kv_head) + row * kv.head_dim;
-    chunk.values[i] = kv.Values(block, args.kv_head) + row * kv.head_dim;
-    if (i + 1 >= chunk.count) continue;
-    if (++row == kv.block_tokens) {
-      row = 0;
-      ++block;
-    }
+  chunk.blocks = static_cast<int>(blocks < max_blocks ? blocks : max_blocks);
+  for (int i = 0; i < kAttendBlocks; ++i) {
+    const int64_t b = block + (i < chunk.blocks ? i : 0);
+    chunk.keys[i] = reinterpret_cast<const typename Cells::Cell*>(args.kv.Keys(b, args.kv_head));
+    chunk.values[i] = reinterpret_cast<const typename Cells::Cell*>(args.kv.Values(b, args.kv_head));
   }
 }
 
-[[gnu::always_inline]] inline void Prefetch(const float* p) {
-  _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0);
+[[gnu::always_inline]] inline void PrefetchTwoLines(const void* p) {
+  _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0);
+  _mm_prefetch(static_cast<const char*>(p) + kCacheLine, _MM_HINT_T0);
 }
 
-// weights[query][i] = scale * q . keys[i]. Fetches the values, which come next.
-template <class S, int T>
-[[gnu::always_inline]] inline void Scores(const AttendArgs& args, const AttendChunk& chunk, int64_t first,
-                                          AttendBatch& batch) {
-  constexpr int kKeys = AttendTile<S>::kKeys;
-  const float* const* const q = batch.q + first;
-  const __m128 scale = _mm_set1_ps(args.scale);
-  for (int i = 0; i < chunk.count; i += kKeys) {
-    const float* const* const keys = chunk.keys + i;
-    const float* const* const values = chunk.values + i;
-    typename S::Reg sums[kKeys][T];
-#pragma GCC unroll 8
-    for (int j = 0; j < kKeys; ++j) {
-#pragma GCC unroll 8
-      for (int t = 0; t < T; ++t) sums[j][t] = S::Zero();
-    }
-    ForEachRegister<S>(args.kv.head_dim, [&](auto at) {
-      typename S::Reg qs[T];
-#pragma GCC unroll 8
-      for (int t = 0; t < T; ++t) qs[t] = at.Load(q[t]);
-#pragma GCC unroll 8
-      for (int j = 0; j < kKeys; ++j) {
-        Prefetch(values[j] + at.begin);
-        const typename S::Reg key = at.Load(keys[j]);
-#pragma GCC unroll 8
-        for (int t = 0; t < T; ++t) sums[j][t] = S::Fma(key, qs[t], sums[j][t]);
-      }
-    });
-#pragma GCC unroll 8
-    for (int t = 0; t < T; ++t) {
-      const __m128 dots = S::Sum4(sums[0][t], sums[1][t], sums[2][t], sums[3][t]);
-      _mm_storeu_ps(batch.weights[first + t] + i, _mm_mul_ps(dots, scale));
-    }
-  }
-}
+// Of the chunk, for the queries of a run.
+template <class S, class Cells>
+struct AttendWeights {
+  static constexpr int kPositions = kAttendBlocks * KvLayout::kBlockTokens;
+  alignas(64) float scores[kAttendRows<S>][kPositions];
+  alignas(64) typename Cells::Factor weights[kAttendRows<S>][kPositions];
+  bool moves[kAttendBlocks];                            // does a base move before the block?
+  float corrections[kAttendBlocks][kAttendRows<S>];  // if so: what earlier sums are multiplied by
+};
 
-// Turns the scores of one query into weights, and brings its softmax up to date.
-template <class S>
-[[gnu::always_inline]] inline void Softmax(const AttendArgs& args, const AttendChunk& chunk, int query,
-                                           AttendBatch& batch) {
+// scores[r][i] = scale * q[r] . key of position i, in units of log 2. Fetches the values, which come next.
+template <class S, class Cells, int R>
+[[gnu::always_inline]] inline void Scores(const AttendArgs& args, const AttendChunk<Cells>& chunk, int blocks,
+                                          const AttendRun<S, Cells>& run, AttendWeights<S, Cells>& weights) {
   using Reg = typename S::Reg;
-  constexpr int kPositions = AttendChunk::kPositions;
-  constexpr float kInfinity = __builtin_inff();
-  float* const weights = batch.weights[query];
-  const int64_t last = batch.position[query] - chunk.first;  // index of the last position it may look at
-  for (int64_t i = last < 0 ? 0 : last + 1; i < kPositions; ++i) weights[i] = -kInfinity;
-  if (args.window > 0) {
-    for (int64_t i = 0; i < kPositions && i <= last - args.window; ++i) weights[i] = -kInfinity;
+  constexpr int kTokens = KvLayout::kBlockTokens;
+  const Reg scale = S::Set(args.scale * 1.44269504f);
+  const int64_t key_rows = args.kv.layout.key_rows();
+  for (int block = 0; block < blocks; ++block) {
+    for (int first = 0; first < kTokens; first += 2 * S::kWidth) {
+      Reg sums[R][2];
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) sums[r][0] = sums[r][1] = S::Zero();
+      const typename Cells::Cell* keys = chunk.keys[block] + first;
+      const typename Cells::Cell* values = chunk.values[block] + first;
+      const typename Cells::Factor* q = run.q;
+      for (int64_t i = 0; i < key_rows; ++i) {
+        PrefetchTwoLines(values);
+        Cells::template MulAdd<R, 2, Cells::kPack>(keys, q, sums);
+        keys += kTokens;
+        values += kTokens;
+        q += kAttendRows<S> * Cells::kPack;
+      }
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) {
+        float* const out = weights.scores[r] + block * kTokens + first;
+        S::Store(out, S::Mul(sums[r][0], scale));
+        S::Store(out + S::kWidth, S::Mul(sums[r][1], scale));
+      }
+    }
   }
-
-  Reg largest = S::Set(batch.largest[query]);
-  for (int i = 0; i < kPositions; i += S::kWidth) largest = S::Max(largest, S::Load(weights + i));
-  const float new_largest = S::Largest(largest);
-  const Reg base = S::Set(new_largest == -kInfinity ? 0.0f : new_largest);
-  Reg sum = S::Zero();
-  for (int i = 0; i < kPositions; i += S::kWidth) {
-    const Reg weight = Exp<S>(S::Sub(S::Load(weights + i), base));
-    S::Store(weights + i, weight);
-    sum = S::Add(sum, weight);
-  }
-  const float correction = S::First(Exp<S>(S::Sub(S::Set(batch.largest[query]), base)));
-  batch.correction[query] = correction;
-  batch.total[query] = batch.total[query] * correction + S::Sum(sum);
-  batch.largest[query] = new_largest;
 }
 
-// out[query] = out[query] * correction + sum_i weights[query][i] * values[i], for D registers of the head
-// from d on; of the last register only the first `lanes` lanes exist. Fetches the next keys.
-template <class S, int T, int D>
-[[gnu::always_inline]] inline void AddValues(const AttendChunk& chunk, const AttendChunk& next, int64_t first,
-                                             int64_t d, int64_t lanes, AttendBatch& batch) {
-  const auto load = [lanes](const float* p, int v) {
-    return v + 1 < D || lanes == S::kWidth ? S::Load(p + v * S::kWidth)
-                                           : S::LoadFirst(p + v * S::kWidth, lanes);
+// Hides the scores of one query that are outside positions [oldest, newest] of the chunk.
+template <class S>
+[[gnu::always_inline]] inline void HideScores(int64_t oldest, int64_t newest, int count, float* scores) {
+  using Reg = typename S::Reg;
+  const auto limit = [count](int64_t i) {
+    return S::Set(static_cast<float>(i < -1 ? -1 : i > count ? count : i));
   };
-  typename S::Reg sums[T][D];
-#pragma GCC unroll 8
-  for (int t = 0; t < T; ++t) {
-#pragma GCC unroll 8
-    for (int v = 0; v < D; ++v) {
-      sums[t][v] = S::Mul(load(batch.out[first + t] + d, v), S::Set(batch.correction[first + t]));
-    }
+  const Reg first = limit(oldest);
+  const Reg last = limit(newest);
+  const Reg nothing = S::Set(kNoScore);
+  Reg index = S::FirstNumbers();
+  for (int i = 0; i < count; i += S::kWidth) {
+    Reg score = S::Load(scores + i);
+    score = S::IfNegative(S::Sub(last, index), nothing, score);
+    score = S::IfNegative(S::Sub(index, first), nothing, score);
+    S::Store(scores + i, score);
+    index = S::Add(index, S::Set(S::kWidth));
   }
-  for (int i = 0; i < chunk.count; ++i) {
-    typename S::Reg values[D];
-#pragma GCC unroll 8
-    for (int v = 0; v < D; ++v) {
-      Prefetch(next.keys[i] + d + v * S::kWidth);
-      values[v] = load(chunk.values[i] + d, v);
-    }
-#pragma GCC unroll 8
-    for (int t = 0; t < T; ++t) {
-      const typename S::Reg weight = S::Set(batch.weights[first + t][i]);
-#pragma GCC unroll 8
-      for (int v = 0; v < D; ++v) sums[t][v] = S::Fma(weight, values[v], sums[t][v]);
-    }
+}
+
+// Moves the base of one query to its largest score in a block; returns what earlier sums are multiplied by.
+template <class S>
+[[gnu::noinline]] float MoveBase(const float* scores, float& base) {
+  typename S::Reg largest = S::Load(scores);
+  for (int i = S::kWidth; i < KvLayout::kBlockTokens; i += S::kWidth) {
+    largest = S::Max(largest, S::Load(scores + i));
   }
-#pragma GCC unroll 8
-  for (int t = 0; t < T; ++t) {
-#pragma GCC unroll 8
-    for (int v = 0; v < D; ++v) {
-      float* const out = batch.out[first + t] + d + v * S::kWidth;
-      if (v + 1 < D || lanes == S::kWidth) {
-        S::Store(out, sums[t][v]);
-      } else {
-        S::StoreFirst(out, lanes, sums[t][v]);
+  const float old = base;
+  base = S::First(S::Round(S::Set(S::Largest(largest))));
+  return PowerOfTwo<S>(old - base);
+}
+
+// Turns the scores of one block into weights, and brings the softmaxes up to date.
+template <class S, class Cells, int R>
+[[gnu::always_inline]] inline void Softmax(int block, AttendRun<S, Cells>& run, AttendWeights<S, Cells>& weights) {
+  using Reg = typename S::Reg;
+  constexpr int kTokens = KvLayout::kBlockTokens;
+  constexpr float kMayExceedBase = 8;  // a weight is 2^8.5 at most
+  weights.moves[block] = false;
+  for (int r = 0; r < R; ++r) {
+    const float* const scores = weights.scores[r] + block * kTokens;
+    typename Cells::Factor* const out = weights.weights[r] + block * kTokens;
+    Reg largest = S::Load(scores);
+    for (int i = S::kWidth; i < kTokens; i += S::kWidth) largest = S::Max(largest, S::Load(scores + i));
+    if (S::AnyGreater(largest, S::Set(run.base[r] + kMayExceedBase))) {
+      if (!weights.moves[block]) {
+        for (int i = 0; i < R; ++i) weights.corrections[block][i] = 1;
+        weights.moves[block] = true;
+      }
+      const float correction = MoveBase<S>(scores, run.base[r]);
+      weights.corrections[block][r] = correction;
+      S::Store(run.totals[r], S::Mul(S::Load(run.totals[r]), S::Set(correction)));
+    }
+    const Reg base = S::Set(run.base[r] == kNoScore ? 0 : run.base[r]);
+    Reg total = S::Load(run.totals[r]);
+    for (int i = 0; i < kTokens; i += 2 * S::kWidth) {
+      const Reg a = Exp2<S>(S::Load(scores + i), base);
+      const Reg b = Exp2<S>(S::Load(scores + i + S::kWidth), base);
+      total = Cells::StoreWeights(out + i, a, b, total);
+    }
+    S::Store(run.totals[r], total);
+  }
+}
+
+// sums[r] += sum_i weights[r][i] * value of position i, for i below count, block by block; before each the sums
+// follow their bases. Fetches the next keys.
+template <class S, class Cells, int R>
+[[gnu::always_inline]] inline void AddValues(const AttendArgs& args, const AttendChunk<Cells>& chunk,
+                                             const AttendChunk<Cells>& next, int count,
+                                             const AttendWeights<S, Cells>& weights, AttendRun<S, Cells>& run) {
+  using Reg = typename S::Reg;
+  constexpr int kDims = KvLayout::kValueDims;
+  constexpr int kTokens = KvLayout::kBlockTokens;
+  constexpr int kBlockRows = kTokens / Cells::kPack;
+  constexpr int kStride = AttendWeights<S, Cells>::kPositions;
+  const int64_t value_runs = args.kv.layout.value_runs();
+  for (int64_t d = 0; d < value_runs; ++d) {
+    for (int first = 0; first < kDims; first += 2 * S::kWidth) {
+      float* const out = run.sums + d * kAttendRows<S> * kDims + first;
+      Reg sums[R][2];
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) {
+        sums[r][0] = S::Load(out + r * kDims);
+        sums[r][1] = S::Load(out + r * kDims + S::kWidth);
+      }
+      for (int block = 0; block * kTokens < count; ++block) {
+        if (weights.moves[block]) {
+#pragma GCC unroll 16
+          for (int r = 0; r < R; ++r) {
+            const Reg correction = S::Set(weights.corrections[block][r]);
+            sums[r][0] = S::Mul(sums[r][0], correction);
+            sums[r][1] = S::Mul(sums[r][1], correction);
+          }
+        }
+        const int64_t offset = d * kBlockRows * kDims + first;
+        const typename Cells::Cell* values = chunk.values[block] + offset;
+        const typename Cells::Cell* keys = next.keys[block] + offset;
+        const typename Cells::Factor* factors = weights.weights[0] + block * kTokens;
+        const int seen = count - block * kTokens < kTokens ? count - block * kTokens : kTokens;
+        for (int i = 0; i < seen / Cells::kPack; ++i) {
+          PrefetchTwoLines(keys);
+          Cells::template MulAdd<R, 2, kStride>(values, factors, sums);
+          values += kDims;
+          keys += kDims;
+          factors += Cells::kPack;
+        }
+        // Half a cell, whose other half may hold anything.
+        if (seen % Cells::kPack != 0) Cells::template MulAddFirst<R, 2, kStride>(values, factors, sums);
+      }
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) {
+        S::Store(out + r * kDims, sums[r][0]);
+        S::Store(out + r * kDims + S::kWidth, sums[r][1]);
       }
     }
   }
 }
 
-template <class S>
-void AttendTogether(const AttendArgs& args, AttendBatch& batch) {
-  using Tile = AttendTile<S>;
-  const int64_t dim = args.kv.head_dim;
-  for (int i = 0; i < batch.queries; ++i) {
-    batch.largest[i] = -__builtin_inff();
-    batch.total[i] = 0;
-    for (int64_t d = 0; d < dim; ++d) batch.out[i][d] = 0;
-  }
+// One chunk for one run.
+template <class S, class Cells, int R>
+void AttendToChunk(const AttendArgs& args, const AttendChunk<Cells>& chunk, const AttendChunk<Cells>& next,
+                   AttendRun<S, Cells>& run) {
+  constexpr int64_t kTokens = KvLayout::kBlockTokens;
+  // Indexes in the chunk of what the first and the last query look at.
+  const int64_t newest = run.position[R - 1] - chunk.first;
+  const int64_t first_newest = run.position[0] - chunk.first;
+  const int64_t oldest = args.window > 0 ? first_newest - args.window + 1 : 0;
+  const int64_t last_oldest = args.window > 0 ? newest - args.window + 1 : 0;
+  if (newest < 0 || oldest >= chunk.blocks * kTokens) return;
+  const int64_t end = newest + 1 < chunk.blocks * kTokens ? newest + 1 : chunk.blocks * kTokens;
+  const int blocks = static_cast<int>((end + kTokens - 1) / kTokens);
+  const int count = static_cast<int>(blocks * kTokens);
 
-  const int64_t oldest = args.window > 0 ? batch.position[0] - args.window + 1 : 0;
-  const int64_t end = batch.position[batch.queries - 1] + 1;
-  int64_t position = oldest > 0 ? oldest / AttendChunk::kPositions * AttendChunk::kPositions : 0;
-  AttendChunk chunk;
-  AttendChunk next;
-  FindChunk<S>(args, position, end, next);
-  while (position < end) {
-    chunk = next;
-    position += chunk.count;
-    if (position < end) FindChunk<S>(args, position, end, next);
-    ForEachRun<Tile::kQueries>(batch.queries, [&](int64_t first, auto size) {
-      Scores<S, decltype(size)::kValue>(args, chunk, first, batch);
-    });
-    for (int i = 0; i < batch.queries; ++i) Softmax<S>(args, chunk, i, batch);
-    ForEachRun<Tile::kOutQueries>(batch.queries, [&](int64_t first, auto size) {
-      constexpr int kSize = decltype(size)::kValue;
-      constexpr int kWide = Tile::OutRegisters(kSize);
-      int64_t d = 0;
-      for (; d + kWide * S::kWidth <= dim; d += kWide * S::kWidth) {
-        AddValues<S, kSize, kWide>(chunk, next, first, d, S::kWidth, batch);
-      }
-      for (; d < dim; d += S::kWidth) {
-        AddValues<S, kSize, 1>(chunk, next, first, d, dim - d < S::kWidth ? dim - d : S::kWidth, batch);
-      }
-    });
+  AttendWeights<S, Cells> weights;
+  Scores<S, Cells, R>(args, chunk, blocks, run, weights);
+  if (first_newest + 1 < count || last_oldest > 0) {
+    for (int r = 0; r < R; ++r) {
+      const int64_t position = run.position[r] - chunk.first;
+      HideScores<S>(args.window > 0 ? position - args.window + 1 : 0, position, count,
+                    weights.scores[r]);
+    }
   }
-
-  for (int i = 0; i < batch.queries; ++i) {
-    float* const out = batch.out[i];
-    const typename S::Reg scale = S::Set(1.0f / batch.total[i]);
-    ForEachRegister<S>(dim, [&](auto at) { at.Store(out, S::Mul(at.Load(out), scale)); });
-  }
+  for (int block = 0; block < blocks; ++block) Softmax<S, Cells, R>(block, run, weights);
+  AddValues<S, Cells, R>(args, chunk, next, static_cast<int>(end), weights, run);
 }
 
-template <class S>
-void Attend(const AttendArgs& args) {
-  AttendBatch batch;
-  const int64_t queries = args.tokens * args.group;  // query i is head i % group of token i / group
-  for (int64_t first = 0; first < queries; first += AttendBatch::kQueries) {
+// The runs of some queries, in the scratch of a thread. Query i is head i % group of token i / group.
+template <class S, class Cells>
+class AttendTile {
+ public:
+  using Run = AttendRun<S, Cells>;
+
+  AttendTile(const AttendArgs& args, int64_t first_query, int64_t queries)
+      : args_(args), num_runs_((queries + kRows - 1) / kRows), run_bytes_(AttendRunBytes<S, Cells>(args.kv.layout)) {
+    for (int64_t i = 0; i < num_runs_; ++i) {
+      const int64_t begin = queries * i / num_runs_;
+      const int64_t end = queries * (i + 1) / num_runs_;
+      Begin(run(i), first_query + begin, static_cast<int>(end - begin));
+    }
+  }
+
+  int64_t num_runs() const { return num_runs_; }
+  Run& run(int64_t i) const { return *reinterpret_cast<Run*>(args_.scratch + i * run_bytes_); }
+
+  // All that the queries look at in one segment; what they saw before is forgotten. Fetches ahead up to
+  // position fetch_end.
+  void Attend(int64_t segment, int64_t fetch_end) {
+    for (int64_t i = 0; i < num_runs_; ++i) Reset(run(i));
+    const int max_blocks = num_runs_ == 1 ? 1 : kAttendBlocks;
+    const int64_t step = max_blocks * KvLayout::kBlockTokens;
+    const int64_t oldest = args_.window > 0 ? run(0).position[0] - args_.window + 1 : 0;
+    const int64_t begin = segment * kAttendSegment;
+    const int64_t end = this->end() < begin + kAttendSegment ? this->end() : begin + kAttendSegment;
+    int64_t first = oldest > begin ? oldest / step * step : begin;
+    AttendChunk<Cells> chunk;
+    AttendChunk<Cells> next;
+    if (first < end) FindChunk(args_, first, end, max_blocks, next);
+    for (; first < end; first += step) {
+      chunk = next;
+      if (first + step < fetch_end) FindChunk(args_, first + step, fetch_end, max_blocks, next);
+      for (int64_t i = 0; i < num_runs_; ++i) {
+        CallWithSize<kRows>(run(i).rows, 0, [&](int64_t, auto size) {
+          AttendToChunk<S, Cells, decltype(size)::kValue>(args_, chunk, next, run(i));
+        });
+      }
+    }
+  }
+
+  // One past the last position that a query looks at.
+  int64_t end() const {
+    const Run& last = run(num_runs_ - 1);
+    return last.position[last.rows - 1] + 1;
+  }
+
+ private:
+  static constexpr int kRows = kAttendRows<S>;
+
+  void Begin(Run& run, int64_t first_query, int rows) {
+    const KvLayout& layout = args_.kv.layout;
+    run.rows = rows;
+    run.q = reinterpret_cast<typename Cells::Factor*>(&run + 1);
+    run.sums = reinterpret_cast<float*>(reinterpret_cast<std::byte*>(&run) + run_bytes_) -
+               layout.value_runs() * kRows * KvLayout::kValueDims;
+    for (int r = 0; r < rows; ++r) {
+      const int64_t token = (first_query + r) / args_.group;
+      const int64_t offset = (args_.kv_head * args_.group + (first_query + r) % args_.group) * layout.head_dim;
+      run.position[r] = args_.first_position + token;
+      run.out[r] = args_.out + token * args_.out_stride + offset;
+      PackQuery(args_.q + token * args_.q_stride + offset, r, run.q);
+    }
+  }
+
+  void PackQuery(const float* q, int r, typename Cells::Factor* packed) {
+    constexpr int kPack = Cells::kPack;
+    alignas(64) typename Cells::Factor factors[S::kWidth];
+    ForEachRegister<S>(args_.kv.layout.head_dim, [&](auto at) {
+      Cells::StoreFactors(factors, at.Load(q));  // zeros past the end
+      const int64_t left = args_.kv.layout.head_dim - at.begin;
+      for (int i = 0; i < S::kWidth && i < left; i += kPack) {
+        __builtin_memcpy(packed + ((at.begin + i) / kPack * kRows + r) * kPack, factors + i,
+                         kPack * sizeof(*factors));
+      }
+    });
+  }
+
+  void Reset(Run& run) {
+    const int64_t numbers = args_.kv.layout.value_runs() * kRows * KvLayout::kValueDims;
+    for (int64_t i = 0; i < numbers; i += S::kWidth) S::Store(run.sums + i, S::Zero());
+    for (int r = 0; r < run.rows; ++r) {
+      S::Store(run.totals[r], S::Zero());
+      run.base[r] = kNoScore;
+    }
+  }
+
+  const AttendArgs& args_;
+  const int64_t num_runs_;
+  const int64_t run_bytes_;
+};
+
+// Calls body(first, count) for the queries of the call, as many at a time as scratch holds.
+template <class Body>
+[[gnu::always_inline]] inline void ForEachTile(const AttendArgs& args, const Body& body) {
+  const int64_t queries = args.tokens * args.group;
+  for (int64_t first = 0; first < queries; first += kAttendQueries) {
     const int64_t left = queries - first;
-    batch.queries = static_cast<int>(left < AttendBatch::kQueries ? left : AttendBatch::kQueries);
-    for (int i = 0; i < batch.queries; ++i) {
-      const int64_t token = (first + i) / args.group;
-      const int64_t offset = (args.kv_head * args.group + (first + i) % args.group) * args.kv.head_dim;
-      batch.q[i] = args.q + token * args.q_stride + offset;
-      batch.out[i] = args.out + token * args.out_stride + offset;
-      batch.position[i] = args.first_position + token;
-    }
-    AttendTogether<S>(args, batch);
+    body(first, left < kAttendQueries ? left : kAttendQueries);
   }
+}
+
+template <class S, class Cells>
+void AttendCells(const AttendArgs& args) {
+  using Tile = AttendTile<S, Cells>;
+  constexpr int64_t kStride = kAttendRows<S> * KvLayout::kValueDims;
+  const int64_t head_dim = args.kv.layout.head_dim;
+  ForEachTile(args, [&](int64_t first, int64_t count) {
+    Tile tile(args, first, count);
+    const auto for_each_row = [&](const auto& body) {
+      for (int64_t i = 0; i < tile.num_runs(); ++i) {
+        typename Tile::Run& run = tile.run(i);
+        for (int r = 0; r < run.rows; ++r) body(run, r);
+      }
+    };
+    for_each_row([&](auto& run, int r) { BeginMerge<S>(head_dim, run.out[r], run.before[r]); });
+    const int64_t first_token = first / args.group;
+    const int64_t last_token = (first + count - 1) / args.group;
+    const SegmentRange segments =
+        SegmentsOf(args.first_position + first_token, last_token - first_token + 1, args.window);
+    for (int64_t segment = segments.begin; segment < segments.end; ++segment) {
+      tile.Attend(segment, tile.end());
+      for_each_row([&](auto& run, int r) {
+        const SoftmaxState state = {run.base[r], S::Sum(S::Load(run.totals[r]))};
+        Merge<S>(head_dim, state, run.sums + r * KvLayout::kValueDims, kStride, run.out[r], run.before[r]);
+      });
+    }
+    for_each_row([&](auto& run, int r) { EndMerge<S>(head_dim, run.before[r], run.out[r]); });
+  });
+}
+
+template <class S, class Cells>
+void AttendSegmentOfCells(const AttendArgs& args, int64_t segment, float* partials) {
+  using Tile = AttendTile<S, Cells>;
+  constexpr int64_t kDims = KvLayout::kValueDims;
+  const int64_t head_dim = args.kv.layout.head_dim;
+  ForEachTile(args, [&](int64_t first, int64_t count) {
+    Tile tile(args, first, count);
+    tile.Attend(segment, (segment + 1) * kAttendSegment < tile.end() ? (segment + 1) * kAttendSegment : tile.end());
+    float* partial = partials + first * AttendPartialFloats(head_dim);
+    for (int64_t i = 0; i < tile.num_runs(); ++i) {
+      const typename Tile::Run& run = tile.run(i);
+      for (int r = 0; r < run.rows; ++r) {
+        partial[0] = run.base[r];
+        partial[1] = S::Sum(S::Load(run.totals[r]));
+        for (int64_t d = 0; d < args.kv.layout.value_runs(); ++d) {
+          for (int64_t j = 0; j < kDims; j += S::kWidth) {
+            S::Store(partial + kAttendPartialSums + d * kDims + j,
+                     S::Load(run.sums + (d * kAttendRows<S> + r) * kDims + j));
+          }
+        }
+        partial += AttendPartialFloats(head_dim);
+      }
+    }
+  });
+}
+
+// The kernels: Pairs is the kind of cells for BF16.
+template <class S, class Pairs>
+void Attend(const AttendArgs& args) {
+  if (args.kv.layout.dtype == DType::kBF16) return AttendCells<S, Pairs>(args);
+  AttendCells<S, FloatCells<S>>(args);
+}
+
+template <class S, class Pairs>
+void AttendSegment(const AttendArgs& args, int64_t segment, float* partials) {
+  if (args.kv.layout.dtype == DType::kBF16) return AttendSegmentOfCells<S, Pairs>(args, segment, partials);
+  AttendSegmentOfCells<S, FloatCells<S>>(args, segment, partials);
 }
 
 }  // namespace fiddler

@@ -2,6 +2,7 @@
 // included here must bring no inline function that others share (tools/check_isa_objects tells).
 #include "kernels/cpu/attend.h"
 #include "kernels/cpu/elementwise.h"
+#include "kernels/cpu/kv_write.h"
 #include "kernels/cpu/pack_f32.h"
 #include "kernels/cpu/panel_f32.h"
 #include "kernels/cpu/probes.h"
@@ -27,7 +28,10 @@ constexpr CpuKernels kAvx512 = {
     .gate_up = GateUpF32<Simd>,
     .rms_norm = RmsNorm<Simd>,
     .rope = Rope<Simd>,
-    .attend = Attend<Simd>,
+    .kv_write = KvWrite<Simd>,
+    .attend = Attend<Simd, WidenedBF16Cells<Simd>>,
+    .attend_segment = AttendSegment<Simd, WidenedBF16Cells<Simd>>,
+    .attend_merge = AttendMerge<Simd>,
     .add = Add<Simd>,
     .add_rows = AddRows<Simd>,
     .f32_probe = F32Probe<Simd>,

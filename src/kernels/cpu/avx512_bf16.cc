@@ -2,6 +2,8 @@
 // match; the rest as in avx512.cc, which also says what may be included here.
 #include "kernels/cpu/attend.h"
 #include "kernels/cpu/elementwise.h"
+#include "kernels/cpu/kv_cells_bf16.h"
+#include "kernels/cpu/kv_write.h"
 #include "kernels/cpu/panel_dot.h"
 #include "kernels/cpu/probes.h"
 #include "kernels/cpu/simd_avx512.h"
@@ -101,7 +103,10 @@ constexpr CpuKernels kAvx512BF16 = {
     .gate_up = GateUp,
     .rms_norm = RmsNorm<Simd>,
     .rope = Rope<Simd>,
-    .attend = Attend<Simd>,
+    .kv_write = KvWrite<Simd>,
+    .attend = Attend<Simd, NativeBF16Cells>,
+    .attend_segment = AttendSegment<Simd, NativeBF16Cells>,
+    .attend_merge = AttendMerge<Simd>,
     .add = Add<Simd>,
     .add_rows = AddRows<Simd>,
     .f32_probe = F32Probe<Simd>,

@@ -18,6 +18,7 @@ struct Simd {
 
   static Reg Zero() { return _mm256_setzero_ps(); }
   static Reg Set(float value) { return _mm256_set1_ps(value); }
+  static Reg FirstNumbers() { return _mm256_setr_ps(0, 1, 2, 3, 4, 5, 6, 7); }  // 0, 1, ..
 
   static Reg Load(const float* p) { return _mm256_loadu_ps(p); }
   static Reg Load(const F16* p) {
@@ -61,11 +62,26 @@ struct Simd {
   static Reg IfNegative(Reg test, Reg then, Reg otherwise) {  // by the sign bit of test
     return _mm256_blendv_ps(otherwise, then, test);
   }
-  // In two halves, so that |exponent| up to 252 reaches the subnormals. exponent: whole
+  static bool AnyGreater(Reg a, Reg b) {
+    return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GT_OQ)) != 0;
+  }
+  // In two halves, so that exponents from -252 reach the subnormals; all below give zero. exponent: whole
   static Reg TimesPowerOfTwo(Reg a, Reg exponent) {
-    const __m256i whole = _mm256_cvtps_epi32(exponent);
+    const __m256i whole = _mm256_cvtps_epi32(_mm256_max_ps(_mm256_set1_ps(-252.0f), exponent));
     const __m256i half = _mm256_srai_epi32(whole, 1);
     return _mm256_mul_ps(_mm256_mul_ps(a, PowerOfTwo(half)), PowerOfTwo(_mm256_sub_epi32(whole, half)));
+  }
+
+  static Reg RoundToBF16(Reg a) {  // to nearest, ties to even; NaN stays NaN
+    const __m256i bits = _mm256_castps_si256(a);
+    const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    const __m256i rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+    const __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
+    const __m256i high = _mm256_set1_epi32(static_cast<int>(0xffff0000));
+    const Reg nan = _mm256_cmp_ps(a, a, _CMP_UNORD_Q);
+    return _mm256_and_ps(
+        _mm256_blendv_ps(_mm256_castsi256_ps(rounded), _mm256_castsi256_ps(quiet), nan),
+        _mm256_castsi256_ps(high));
   }
 
   // The four sums over the lanes, as 4 floats. The order of the additions is fixed by the lane numbers.

@@ -19,6 +19,9 @@ struct Simd {
 
   static Reg Zero() { return _mm512_setzero_ps(); }
   static Reg Set(float value) { return _mm512_set1_ps(value); }
+  static Reg FirstNumbers() {  // 0, 1, ..
+    return _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  }
 
   static Reg Load(const float* p) { return _mm512_loadu_ps(p); }
   static Reg Load(const F16* p) {
@@ -59,9 +62,19 @@ struct Simd {
   static Reg IfNegative(Reg test, Reg then, Reg otherwise) {  // by the sign bit of test
     return _mm512_mask_blend_ps(_mm512_movepi32_mask(_mm512_castps_si512(test)), otherwise, then);
   }
+  static bool AnyGreater(Reg a, Reg b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ) != 0; }
   static Reg TimesPowerOfTwo(Reg a, Reg exponent) {
     return _mm512_scalef_ps(a, exponent);
   }  // exponent: whole
+
+  static Reg RoundToBF16(Reg a) {  // to nearest, ties to even; NaN stays NaN
+    const __m512i bits = _mm512_castps_si512(a);
+    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    const __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+    const __mmask16 nan = _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q);
+    const __m512i quiet = _mm512_mask_or_epi32(rounded, nan, bits, _mm512_set1_epi32(0x400000));
+    return _mm512_castsi512_ps(_mm512_and_si512(quiet, _mm512_set1_epi32(static_cast<int>(0xffff0000))));
+  }
 
   // The four sums over the lanes, as 4 floats. The order of the additions is fixed by the lane numbers.
   static __m128 Sum4(Reg a, Reg b, Reg c, Reg d) {

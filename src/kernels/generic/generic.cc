@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "kernels/dispatch.h"
+#include "kernels/generic/attend.h"
 #include "kernels/rounding.h"
 
 namespace fiddler {
@@ -91,39 +92,6 @@ void Rope(const RopeArgs& args) {
   }
 }
 
-// Two passes over the keys: the largest score, then exponentials and the weighted sum of values.
-void AttendOne(const AttendArgs& args, const float* q, int64_t position, float* out) {
-  const KvView& kv = args.kv;
-  const int64_t first = args.window > 0 ? std::max<int64_t>(0, position - args.window + 1) : 0;
-  const auto score = [&](int64_t p) {
-    const float* key = kv.Keys(p / kv.block_tokens, args.kv_head) + p % kv.block_tokens * kv.head_dim;
-    double dot = 0;
-    for (int64_t i = 0; i < kv.head_dim; ++i) dot += static_cast<double>(q[i]) * key[i];
-    return dot * args.scale;
-  };
-  double largest = score(first);
-  for (int64_t p = first + 1; p <= position; ++p) largest = std::max(largest, score(p));
-
-  double total = 0;
-  for (int64_t p = first; p <= position; ++p) total += std::exp(score(p) - largest);
-  std::fill_n(out, kv.head_dim, 0.0f);
-  for (int64_t p = first; p <= position; ++p) {
-    const float* value = kv.Values(p / kv.block_tokens, args.kv_head) + p % kv.block_tokens * kv.head_dim;
-    const auto weight = static_cast<float>(std::exp(score(p) - largest) / total);
-    for (int64_t i = 0; i < kv.head_dim; ++i) out[i] += weight * value[i];
-  }
-}
-
-void Attend(const AttendArgs& args) {
-  for (int64_t t = 0; t < args.tokens; ++t) {
-    for (int64_t g = 0; g < args.group; ++g) {
-      const int64_t offset = (args.kv_head * args.group + g) * args.kv.head_dim;
-      AttendOne(args, args.q + t * args.q_stride + offset, args.first_position + t,
-                args.out + t * args.out_stride + offset);
-    }
-  }
-}
-
 void Add(int64_t n, const float* x, float* y) {
   for (int64_t i = 0; i < n; ++i) y[i] += x[i];
 }
@@ -159,7 +127,10 @@ constexpr CpuKernels kGeneric = {
     .gate_up = GateUp,
     .rms_norm = RmsNorm,
     .rope = Rope,
-    .attend = Attend,
+    .kv_write = generic::KvWrite,
+    .attend = generic::Attend,
+    .attend_segment = generic::AttendSegment,
+    .attend_merge = generic::AttendMerge,
     .add = Add,
     .add_rows = AddRows,
     .f32_probe = F32Probe,
