@@ -92,7 +92,10 @@ class WindowRunner {
  public:
   WindowRunner(const PackedModel& model, Arithmetic arithmetic, const CpuKernels& kernels, ThreadPool& pool,
                int64_t context)
-      : cache_({model.spec.num_layers(), model.spec.attention.num_kv_heads, model.spec.attention.head_dim},
+      : cache_({.num_layers = model.spec.num_layers(),
+                .num_kv_heads = model.spec.attention.num_kv_heads,
+                .head_dim = model.spec.attention.head_dim,
+                .dtype = KvTypeFor(model, arithmetic)},
                static_cast<int32_t>(KvCache::BlocksFor(context))),
         forward_(model, kernels, pool, cache_,
                  {.batch_tokens = kChunkTokens,

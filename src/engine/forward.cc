@@ -5,6 +5,11 @@
 #include "base/check.h"
 
 namespace fiddler {
+DType KvTypeFor(const PackedModel& model, Arithmetic arithmetic) {
+  const bool rounded = FastRounding(model.weights.layers.front().q.format) != Rounding::kNone;
+  return arithmetic == Arithmetic::kFast && rounded ? DType::kBF16 : DType::kF32;
+}
+
 Forward::Forward(const PackedModel& model, const CpuKernels& kernels, ThreadPool& pool, KvCache& cache,
                  const ForwardLimits& limits)
     : model_(model),

@@ -22,6 +22,10 @@ struct ForwardLimits {
   Arithmetic arithmetic = Arithmetic::kFast;
 };
 
+// Keys and values as exact as what they are multiplied with: BF16 where activations are rounded to it or to
+// less.
+DType KvTypeFor(const PackedModel& model, Arithmetic arithmetic);
+
 class Forward {
  public:
   // All references must outlive this object. Throws Error if memory is short.

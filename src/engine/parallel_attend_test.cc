@@ -40,9 +40,11 @@ struct Entry {
 class Batch {
  public:
   Batch(const AttentionSpec& spec, DType dtype, std::vector<Entry> entries)
-      : spec_(spec), rng_(7), cache_({.num_layers = 2, .num_kv_heads = spec.num_kv_heads,
-                                      .head_dim = spec.head_dim, .dtype = dtype},
-                                     CountBlocks(entries)) {
+      : spec_(spec),
+        rng_(7),
+        cache_(
+            {.num_layers = 2, .num_kv_heads = spec.num_kv_heads, .head_dim = spec.head_dim, .dtype = dtype},
+            CountBlocks(entries)) {
     for (const Entry& entry : entries) {
       max_positions = std::max(max_positions, entry.first_position + entry.tokens);
       tokens += entry.tokens;
