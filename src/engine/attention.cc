@@ -47,7 +47,8 @@ void Attention::Project(const PackedLayer& weights, int64_t tokens, const float*
   ops_.MatMul({.tokens = tokens, .x = x, .stride = spec_.hidden}, products);
 }
 
-void Attention::NormRotateStore(int64_t layer, const PackedLayer& weights, std::span<const BatchEntry> batch) {
+void Attention::NormRotateStore(int64_t layer, const PackedLayer& weights,
+                                std::span<const BatchEntry> batch) {
   stretches_.clear();
   int64_t row = 0;
   for (const BatchEntry& entry : batch) {

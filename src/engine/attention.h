@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "engine/batch.h"
-#include "engine/parallel_attend.h"
 #include "engine/packed_weights.h"
+#include "engine/parallel_attend.h"
 #include "engine/parallel_ops.h"
 #include "engine/rope_table.h"
 #include "engine/workspace.h"
@@ -27,8 +27,8 @@ class Attention {
            float* out);
 
  private:
-  // Consecutive tokens of one sequence that one task prepares: none of them shares cells of the KV cache with a
-  // token of another.
+  // Consecutive tokens of one sequence that one task prepares: none of them shares cells of the KV cache with
+  // a token of another.
   struct Stretch {
     const BatchEntry* entry;
     int64_t row;     // of its first token in the batch

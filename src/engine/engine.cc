@@ -51,7 +51,8 @@ void ValidateRequest(const Request& request, const ModelSpec& spec, int64_t max_
 
 }  // namespace
 
-Engine::Engine(const PackedModel& model, const CpuKernels& kernels, ThreadPool& pool, const EngineOptions& options)
+Engine::Engine(const PackedModel& model, const CpuKernels& kernels, ThreadPool& pool,
+               const EngineOptions& options)
     : model_(model),
       options_(Checked(options)),
       cache_(GeometryOf(model.spec, options_.kv_dtype), CountBlocks(options_)),

@@ -15,7 +15,8 @@ int64_t MaxPartialFloats(const AttentionSpec& spec, int num_threads, int64_t max
                          int64_t max_batch_tokens) {
   const int64_t segments = (max_positions + kAttendSegment - 1) / kAttendSegment;
   if (num_threads == 1 || segments == 1) return 0;
-  const int64_t tokens = std::min(max_batch_tokens, std::max<int64_t>(4, 2 * num_threads / spec.num_kv_heads));
+  const int64_t tokens =
+      std::min(max_batch_tokens, std::max<int64_t>(4, 2 * num_threads / spec.num_kv_heads));
   return tokens * spec.num_heads * segments * AttendPartialFloats(spec.head_dim);
 }
 

@@ -1,5 +1,5 @@
-// attend over a thread pool: attention of a batch over the KV cache, split into tasks. The split never changes
-// a result, so any number of threads computes the same bits.
+// attend over a thread pool: attention of a batch over the KV cache, split into tasks. The split never
+// changes a result, so any number of threads computes the same bits.
 //
 // A task is a tile: some tokens of one sequence with the query heads of one KV head. Where there are too few
 // tiles to keep every thread busy to the end, as for one sequence with a long past, tiles are split further

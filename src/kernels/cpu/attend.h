@@ -1,14 +1,15 @@
-// attend for any Simd and kind of cells: softmax on line (arXiv 1805.02867), block by block of positions, for up
-// to kAttendQueries queries at a time, so that each key and value is read once for all of them.
+// attend for any Simd and kind of cells: softmax on line (arXiv 1805.02867), block by block of positions, for
+// up to kAttendQueries queries at a time, so that each key and value is read once for all of them.
 //
 // Exponents. A weight is 2^(score - base) for a whole number base near the largest score so far: whatever
 // rescales sums is a power of two, so that it rounds nothing, and a weight rounded to BF16 is the same one
-// whatever base was at the time. The base moves only when a score is far above it, so sums are rarely rescaled.
+// whatever base was at the time. The base moves only when a score is far above it, so sums are rarely
+// rescaled.
 //
 // Guarantee. The result of a query depends on the query and the keys and values it may look at alone: not on
 // the other tokens of the call, nor on how segments are spread over calls, to the last bit (given finite keys
-// and values). Its softmax goes block by block, the order within one is fixed, and what it may not look at has
-// weight zero and moves no base.
+// and values). Its softmax goes block by block, the order within one is fixed, and what it may not look at
+// has weight zero and moves no base.
 #pragma once
 
 #include <immintrin.h>
@@ -21,8 +22,8 @@
 
 namespace fiddler {
 
-// Blocks whose scores are computed before their values are added. With one run of queries, one: memory is then
-// read in the order it lies in. With more, as many as keep the sums of values in registers for a while.
+// Blocks whose scores are computed before their values are added. With one run of queries, one: memory is
+// then read in the order it lies in. With more, as many as keep the sums of values in registers for a while.
 inline constexpr int kAttendBlocks = 4;
 
 // Queries that share registers, with two registers of sums for each: AVX-512 has room for 12, AVX2 for 6.
@@ -51,8 +52,10 @@ struct AttendRun {
 template <class S, class Cells>
 [[gnu::always_inline]] inline int64_t AttendRunBytes(const KvLayout& layout) {
   constexpr int64_t kRows = kAttendRows<S>;
-  const int64_t q = layout.key_rows() * kRows * Cells::kPack * static_cast<int64_t>(sizeof(typename Cells::Factor));
-  const int64_t sums = layout.value_runs() * kRows * KvLayout::kValueDims * static_cast<int64_t>(sizeof(float));
+  const int64_t q =
+      layout.key_rows() * kRows * Cells::kPack * static_cast<int64_t>(sizeof(typename Cells::Factor));
+  const int64_t sums =
+      layout.value_runs() * kRows * KvLayout::kValueDims * static_cast<int64_t>(sizeof(float));
   return static_cast<int64_t>(sizeof(AttendRun<S, Cells>)) + (q + 63) / 64 * 64 + sums;
 }
 
@@ -66,8 +69,8 @@ struct AttendChunk {
 };
 
 template <class Cells>
-[[gnu::always_inline]] inline void FindChunk(const AttendArgs& args, int64_t first, int64_t end, int max_blocks,
-                                             AttendChunk<Cells>& chunk) {
+[[gnu::always_inline]] inline void FindChunk(const AttendArgs& args, int64_t first, int64_t end,
+                                             int max_blocks, AttendChunk<Cells>& chunk) {
   constexpr int64_t kTokens = KvLayout::kBlockTokens;
   const int64_t block = first / kTokens;
   const int64_t blocks = (end - first + kTokens - 1) / kTokens;
@@ -91,7 +94,7 @@ struct AttendWeights {
   static constexpr int kPositions = kAttendBlocks * KvLayout::kBlockTokens;
   alignas(64) float scores[kAttendRows<S>][kPositions];
   alignas(64) typename Cells::Factor weights[kAttendRows<S>][kPositions];
-  bool moves[kAttendBlocks];                            // does a base move before the block?
+  bool moves[kAttendBlocks];                         // does a base move before the block?
   float corrections[kAttendBlocks][kAttendRows<S>];  // if so: what earlier sums are multiplied by
 };
 
@@ -162,7 +165,8 @@ template <class S>
 
 // Turns the scores of one block into weights, and brings the softmaxes up to date.
 template <class S, class Cells, int R>
-[[gnu::always_inline]] inline void Softmax(int block, AttendRun<S, Cells>& run, AttendWeights<S, Cells>& weights) {
+[[gnu::always_inline]] inline void Softmax(int block, AttendRun<S, Cells>& run,
+                                           AttendWeights<S, Cells>& weights) {
   using Reg = typename S::Reg;
   constexpr int kTokens = KvLayout::kBlockTokens;
   constexpr float kMayExceedBase = 8;  // a weight is 2^8.5 at most
@@ -192,12 +196,13 @@ template <class S, class Cells, int R>
   }
 }
 
-// sums[r] += sum_i weights[r][i] * value of position i, for i below count, block by block; before each the sums
-// follow their bases. Fetches the next keys.
+// sums[r] += sum_i weights[r][i] * value of position i, for i below count, block by block; before each the
+// sums follow their bases. Fetches the next keys.
 template <class S, class Cells, int R>
 [[gnu::always_inline]] inline void AddValues(const AttendArgs& args, const AttendChunk<Cells>& chunk,
                                              const AttendChunk<Cells>& next, int count,
-                                             const AttendWeights<S, Cells>& weights, AttendRun<S, Cells>& run) {
+                                             const AttendWeights<S, Cells>& weights,
+                                             AttendRun<S, Cells>& run) {
   using Reg = typename S::Reg;
   constexpr int kDims = KvLayout::kValueDims;
   constexpr int kTokens = KvLayout::kBlockTokens;
@@ -266,8 +271,7 @@ void AttendToChunk(const AttendArgs& args, const AttendChunk<Cells>& chunk, cons
   if (first_newest + 1 < count || last_oldest > 0) {
     for (int r = 0; r < R; ++r) {
       const int64_t position = run.position[r] - chunk.first;
-      HideScores<S>(args.window > 0 ? position - args.window + 1 : 0, position, count,
-                    weights.scores[r]);
+      HideScores<S>(args.window > 0 ? position - args.window + 1 : 0, position, count, weights.scores[r]);
     }
   }
   for (int block = 0; block < blocks; ++block) Softmax<S, Cells, R>(block, run, weights);
@@ -281,7 +285,9 @@ class AttendTile {
   using Run = AttendRun<S, Cells>;
 
   AttendTile(const AttendArgs& args, int64_t first_query, int64_t queries)
-      : args_(args), num_runs_((queries + kRows - 1) / kRows), run_bytes_(AttendRunBytes<S, Cells>(args.kv.layout)) {
+      : args_(args),
+        num_runs_((queries + kRows - 1) / kRows),
+        run_bytes_(AttendRunBytes<S, Cells>(args.kv.layout)) {
     for (int64_t i = 0; i < num_runs_; ++i) {
       const int64_t begin = queries * i / num_runs_;
       const int64_t end = queries * (i + 1) / num_runs_;
@@ -333,7 +339,8 @@ class AttendTile {
                layout.value_runs() * kRows * KvLayout::kValueDims;
     for (int r = 0; r < rows; ++r) {
       const int64_t token = (first_query + r) / args_.group;
-      const int64_t offset = (args_.kv_head * args_.group + (first_query + r) % args_.group) * layout.head_dim;
+      const int64_t offset =
+          (args_.kv_head * args_.group + (first_query + r) % args_.group) * layout.head_dim;
       run.position[r] = args_.first_position + token;
       run.out[r] = args_.out + token * args_.out_stride + offset;
       PackQuery(args_.q + token * args_.q_stride + offset, r, run.q);
@@ -413,7 +420,8 @@ void AttendSegmentOfCells(const AttendArgs& args, int64_t segment, float* partia
   const int64_t head_dim = args.kv.layout.head_dim;
   ForEachTile(args, [&](int64_t first, int64_t count) {
     Tile tile(args, first, count);
-    tile.Attend(segment, (segment + 1) * kAttendSegment < tile.end() ? (segment + 1) * kAttendSegment : tile.end());
+    tile.Attend(segment,
+                (segment + 1) * kAttendSegment < tile.end() ? (segment + 1) * kAttendSegment : tile.end());
     float* partial = partials + first * AttendPartialFloats(head_dim);
     for (int64_t i = 0; i < tile.num_runs(); ++i) {
       const typename Tile::Run& run = tile.run(i);
