@@ -39,36 +39,36 @@ struct Entry {
 // Sequences in a KV cache, their blocks in turn.
 class Batch {
  public:
-  Batch(const AttentionSpec& spec, DType dtype, std::vector<Entry> entries)
+  Batch(const AttentionSpec& spec, DType dtype, std::vector<Entry> lengths)
       : spec_(spec),
         rng_(7),
         cache_(
             {.num_layers = 2, .num_kv_heads = spec.num_kv_heads, .head_dim = spec.head_dim, .dtype = dtype},
-            CountBlocks(entries)) {
-    for (const Entry& entry : entries) {
+            CountBlocks(lengths)) {
+    for (const Entry& entry : lengths) {
       max_positions = std::max(max_positions, entry.first_position + entry.tokens);
       tokens += entry.tokens;
     }
-    tables_.resize(entries.size());
+    tables_.resize(lengths.size());
     token_ids_.resize(static_cast<size_t>(tokens));
     for (bool more = true; more;) {
       more = false;
-      for (size_t i = 0; i < entries.size(); ++i) {
-        const int64_t blocks = KvCache::BlocksFor(entries[i].first_position + entries[i].tokens);
+      for (size_t i = 0; i < lengths.size(); ++i) {
+        const int64_t blocks = KvCache::BlocksFor(lengths[i].first_position + lengths[i].tokens);
         if (std::ssize(tables_[i]) == blocks) continue;
         tables_[i].push_back(cache_.pool().TryTake().value());
         more = true;
       }
     }
-    for (size_t i = 0; i < entries.size(); ++i) {
-      const int64_t positions = entries[i].first_position + entries[i].tokens;
+    for (size_t i = 0; i < lengths.size(); ++i) {
+      const int64_t positions = lengths[i].first_position + lengths[i].tokens;
       const std::vector<float> k = Numbers(positions * spec.kv_width());
       const std::vector<float> v = Numbers(positions * spec.kv_width());
       BestKernels().kv_write(
           {.tokens = positions, .k = k.data(), .v = v.data(), .kv = cache_.View(kLayer, tables_[i])});
-      this->entries.push_back({.tokens = std::span(token_ids_).first(static_cast<size_t>(entries[i].tokens)),
-                               .first_position = entries[i].first_position,
-                               .block_table = tables_[i]});
+      entries.push_back({.tokens = std::span(token_ids_).first(static_cast<size_t>(lengths[i].tokens)),
+                         .first_position = lengths[i].first_position,
+                         .block_table = tables_[i]});
     }
     q = Numbers(tokens * spec.q_width());
   }

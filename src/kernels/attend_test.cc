@@ -45,7 +45,8 @@ void ExpectLikeOracle(AttendProblem& problem, int64_t kv_head) {
 AttendShape RandomShape(Random& random) {
   AttendShape shape = {
       .tokens = random.Pick({1, 1, 2, 3, 5, 9, 33, 40, 65}),
-      .first_position = random.Pick({0, 0, 1, 15, 31, 32, 33, 63, 100, 127, 128, 200, 480, 511, 512, 600, 1100}),
+      .first_position =
+          random.Pick({0, 0, 1, 15, 31, 32, 33, 63, 100, 127, 128, 200, 480, 511, 512, 600, 1100}),
       .window = random.Pick({0, 0, 1, 2, 7, 32, 33, 70, 127, 129, 511, 513, 1000}),
       .group = random.Pick({1, 1, 2, 3, 4, 7, 8, 12, 13, 40}),
       .kv_heads = random.Range(1, 3),
@@ -73,8 +74,12 @@ TEST(Attend, LimitsAreExact) {
   for (const DType dtype : kTypes) {
     for (const int64_t window : {0, 1, 2, 31, 32, 33, 127, 128, 130, 512, 600}) {
       for (const int64_t position : {0, 1, 31, 32, 33, 127, 128, 160, 511, 512, 700}) {
-        const AttendShape shape{.tokens = 2, .first_position = position, .window = window, .group = 2,
-                                .head_dim = 6, .dtype = dtype};
+        const AttendShape shape{.tokens = 2,
+                                .first_position = position,
+                                .window = window,
+                                .group = 2,
+                                .head_dim = 6,
+                                .dtype = dtype};
         SCOPED_TRACE(ToString(shape));
         AttendProblem problem(shape, random);
         for (float& q : problem.q) q = 1;
@@ -100,7 +105,8 @@ TEST(Attend, LargeScores) {
   for (const DType dtype : kTypes) {
     for (const float size : {30.0f, 1e3f, 1e5f}) {
       for (const int step : {1, 17, 40, 130, 520}) {
-        const AttendShape shape{.tokens = 9, .first_position = 1120, .group = 3, .head_dim = 24, .dtype = dtype};
+        const AttendShape shape{
+            .tokens = 9, .first_position = 1120, .group = 3, .head_dim = 24, .dtype = dtype};
         AttendProblem problem(shape, random);
         for (int64_t p = 0; p < shape.positions(); ++p) {
           const auto level = static_cast<float>(p / step % 5) * size;
@@ -229,7 +235,8 @@ TEST(KvWrite, LikeOracle) {
     for (const CpuKernels* kernels : FastKernels()) {
       SCOPED_TRACE(kernels->isa);
       GuardedArray<uint32_t> cells(problem.cells().size());
-      KvWriteArgs args = {.tokens = 1, .k = problem.keys.data(), .v = problem.values.data(), .kv = problem.View()};
+      KvWriteArgs args = {
+          .tokens = 1, .k = problem.keys.data(), .v = problem.values.data(), .kv = problem.View()};
       args.kv.layer = reinterpret_cast<std::byte*>(cells.data());
       while (args.first_position < shape.positions()) {
         args.tokens = random.Range(1, shape.positions() - args.first_position);

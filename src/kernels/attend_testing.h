@@ -78,7 +78,8 @@ class AttendProblem {
 
   // Stores `keys` and `values`.
   void Write() {
-    GenericKernels().kv_write({.tokens = shape_.positions(), .k = keys.data(), .v = values.data(), .kv = View()});
+    GenericKernels().kv_write(
+        {.tokens = shape_.positions(), .k = keys.data(), .v = values.data(), .kv = View()});
   }
 
   const AttendShape& shape() const { return shape_; }

@@ -50,8 +50,8 @@ struct KvLayout {
   }
 };
 
-// One layer's keys and values of one sequence: position p is in block block_table[p / 32] of each KV head. All
-// blocks of a head lie together, so that the long run of a sequence is read in order. Owns nothing.
+// One layer's keys and values of one sequence: position p is in block block_table[p / 32] of each KV head.
+// All blocks of a head lie together, so that the long run of a sequence is read in order. Owns nothing.
 struct KvView {
   std::byte* layer = nullptr;            // block 0 of KV head 0
   int64_t head_stride = 0;               // bytes from one KV head to the next

@@ -128,8 +128,8 @@ struct RopeArgs {
   const float* sin = nullptr;  // [rotary_dim / 2]
 };
 
-// Stores keys and values of consecutive tokens of one sequence, rounded to the type of the cache. Two calls at
-// a time must not write to the same 16 positions (aligned): these share cells and cache lines.
+// Stores keys and values of consecutive tokens of one sequence, rounded to the type of the cache. Two calls
+// at a time must not write to the same 16 positions (aligned): these share cells and cache lines.
 struct KvWriteArgs {
   int64_t tokens = 0;
   int64_t first_position = 0;
@@ -176,14 +176,17 @@ inline constexpr int64_t kAttendSegment = 512;
 // Floats that attend_segment gives for one query: the largest score and the total in the first two, the sum
 // of values from kAttendPartialSums on.
 inline constexpr int64_t kAttendPartialSums = 16;
-[[gnu::always_inline]] constexpr int64_t AttendPartialFloats(int64_t head_dim) { return kAttendPartialSums + (head_dim + 31) / 32 * 32; }
+[[gnu::always_inline]] constexpr int64_t AttendPartialFloats(int64_t head_dim) {
+  return kAttendPartialSums + (head_dim + 31) / 32 * 32;
+}
 
 // The half-open range of segments that the tokens look at.
 struct SegmentRange {
   int64_t begin;
   int64_t end;
 };
-[[gnu::always_inline]] constexpr SegmentRange SegmentsOf(int64_t first_position, int64_t tokens, int64_t window) {
+[[gnu::always_inline]] constexpr SegmentRange SegmentsOf(int64_t first_position, int64_t tokens,
+                                                         int64_t window) {
   const int64_t oldest = window > 0 && first_position >= window ? first_position - window + 1 : 0;
   return {oldest / kAttendSegment, (first_position + tokens - 1) / kAttendSegment + 1};
 }

@@ -36,7 +36,9 @@ inline constexpr double kAddRows = 2e-7;
 
 // attend, relative to max |v|: weights sum to one, so an error of a weight moves the result by at most that
 // times |v|. kAttend is the rounding of the weighted sum; a score is off by kDot times scale * sum |q k|, and
-// its weight by the same, relatively; twice, as the total is as well.
+// its weight by the same, relatively; twice, as the total is as well. With BF16 keys and values, where that
+// error reaches over the border between two BF16, a weight may be rounded to either: attend_testing.h counts
+// how many of a query's weights may, and adds a step of BF16 for each of these alone.
 inline constexpr double kAttend = 4e-6;
 inline constexpr double kAttendPerScore = 2 * kDot;
 

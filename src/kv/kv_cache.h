@@ -1,7 +1,8 @@
 // Keys and values of every layer, paged: a sequence owns a list of blocks (its block table) of kBlockTokens
 // positions each; any sequence can use any block. Float32 or BF16.
 //
-// Layout: [layer][kv_head][block], a block as kernels/kv_view.h says. The kernels write and read it (kv_write, attend).
+// Layout: [layer][kv_head][block], a block as kernels/kv_view.h says. The kernels write and read it
+// (kv_write, attend).
 #pragma once
 
 #include <cstdint>

@@ -80,7 +80,8 @@ TEST(KvCacheTest, EveryPositionOfEveryLayerAndHeadHasItsPlace) {
 }
 
 TEST(KvCacheTest, BlocksHaveTheBytesTheySay) {
-  EXPECT_EQ(KvCache::BlockBytes({.num_layers = 3, .num_kv_heads = 4, .head_dim = 128}), 3u * 4 * 2 * 128 * 32 * 4);
+  EXPECT_EQ(KvCache::BlockBytes({.num_layers = 3, .num_kv_heads = 4, .head_dim = 128}),
+            3u * 4 * 2 * 128 * 32 * 4);
   EXPECT_EQ(KvCache::BlockBytes({.num_layers = 3, .num_kv_heads = 4, .head_dim = 128, .dtype = DType::kBF16}),
             3u * 4 * 2 * 128 * 32 * 2);
 }

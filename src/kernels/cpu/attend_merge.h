@@ -59,8 +59,8 @@ void AttendMerge(const AttendArgs& args, const float* partials) {
   const SegmentRange segments = SegmentsOf(args.first_position, args.tokens, args.window);
   const int64_t queries = args.tokens * args.group;
   for (int64_t i = 0; i < queries; ++i) {
-    float* const out = args.out + i / args.group * args.out_stride +
-                       (args.kv_head * args.group + i % args.group) * head_dim;
+    float* const out =
+        args.out + i / args.group * args.out_stride + (args.kv_head * args.group + i % args.group) * head_dim;
     const float* partial = partials + i * AttendPartialFloats(head_dim);
     SoftmaxState state;
     BeginMerge<S>(head_dim, out, state);

@@ -24,9 +24,8 @@ struct NativeBF16Cells {
   template <int R, int V, int kStride>
   [[gnu::always_inline]] static void MulAddFirst(const Cell* cells, const Factor* factors,
                                                  Reg (&sums)[R][V]) {
-    MulAddMasked<R, V, kStride>(cells, factors, sums, [](__m512i cell) {
-      return _mm512_and_si512(cell, _mm512_set1_epi32(0xffff));
-    });
+    MulAddMasked<R, V, kStride>(
+        cells, factors, sums, [](__m512i cell) { return _mm512_and_si512(cell, _mm512_set1_epi32(0xffff)); });
   }
 
   [[gnu::always_inline]] static void StoreFactors(Factor* out, Reg x) {

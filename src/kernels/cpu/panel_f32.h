@@ -102,9 +102,9 @@ template <class S, int kTokens, class Body>
   }
 }
 
-// 31 registers for sums, weights and one x.
+// Enough chains for two units of latency 4, few enough sizes to compile; with 16 registers, as many as fit.
 template <class S>
-inline constexpr int kF32Tokens = S::kRegisters == 32 ? 12 : 3;
+inline constexpr int kF32Tokens = S::kRegisters == 32 ? 8 : 3;
 
 template <class S>
 void MatMulF32(const MatMulArgs& args) {

@@ -62,9 +62,7 @@ struct Simd {
   static Reg IfNegative(Reg test, Reg then, Reg otherwise) {  // by the sign bit of test
     return _mm256_blendv_ps(otherwise, then, test);
   }
-  static bool AnyGreater(Reg a, Reg b) {
-    return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GT_OQ)) != 0;
-  }
+  static bool AnyGreater(Reg a, Reg b) { return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GT_OQ)) != 0; }
   // In two halves, so that exponents from -252 reach the subnormals; all below give zero. exponent: whole
   static Reg TimesPowerOfTwo(Reg a, Reg exponent) {
     const __m256i whole = _mm256_cvtps_epi32(_mm256_max_ps(_mm256_set1_ps(-252.0f), exponent));
@@ -79,9 +77,8 @@ struct Simd {
     const __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
     const __m256i high = _mm256_set1_epi32(static_cast<int>(0xffff0000));
     const Reg nan = _mm256_cmp_ps(a, a, _CMP_UNORD_Q);
-    return _mm256_and_ps(
-        _mm256_blendv_ps(_mm256_castsi256_ps(rounded), _mm256_castsi256_ps(quiet), nan),
-        _mm256_castsi256_ps(high));
+    return _mm256_and_ps(_mm256_blendv_ps(_mm256_castsi256_ps(rounded), _mm256_castsi256_ps(quiet), nan),
+                         _mm256_castsi256_ps(high));
   }
 
   // The four sums over the lanes, as 4 floats. The order of the additions is fixed by the lane numbers.
