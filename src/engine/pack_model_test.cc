@@ -245,13 +245,14 @@ TEST(PackModelTest, WithRoomForBothThePageCacheIsLeftAlone) {
 }
 
 TEST(PackModelTest, AFailingDiskIsAnError) {
-  const auto [model, source] = OpenCounted("mixtral-base");
+  const CountedModel counted = OpenCounted("mixtral-base");
   ThreadPool pool(2, DiscoverTopology());
   NoProgress progress;
-  source->reads_until_failure = 5;
-  EXPECT_EQ(
-      ErrorOf([&] { PackModel(model, {.format = {}, .usable_memory = uint64_t{1} << 30}, pool, progress); }),
-      "the disk failed");
+  counted.source->reads_until_failure = 5;
+  EXPECT_EQ(ErrorOf([&] {
+              PackModel(counted.model, {.format = {}, .usable_memory = uint64_t{1} << 30}, pool, progress);
+            }),
+            "the disk failed");
 }
 
 TEST(PackModelTest, WhatDoesNotFitIsRefusedBeforeAnythingIsRead) {

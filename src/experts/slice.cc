@@ -53,7 +53,7 @@ void PackGateUp(const SlicedFfn& ffn, int64_t first, const RowMajor& gate, const
       rows[static_cast<size_t>(i)] = RowOf(gate, neuron - first + i);
       rows[static_cast<size_t>(kHalfPanel + i)] = RowOf(up, neuron - first + i);
     }
-    const PackedMatrix matrix = ffn.GateUp(0);
+    const PackedMatrix matrix = ffn.GateUpShape();
     std::byte* slice = out + neuron / ffn.slice_neurons * ffn.slice_bytes();
     PackPanel(ffn.format, gate.dtype, rows, ffn.hidden,
               slice + neuron % ffn.slice_neurons / kHalfPanel * matrix.panel_bytes());
@@ -64,7 +64,7 @@ void PackDown(const SlicedFfn& ffn, int64_t first, const RowMajor& down, std::by
   CHECK(first % kPanelRows == 0 && (down.rows % kPanelRows == 0 || first + down.rows == ffn.hidden),
         "rows {} to {} of {}", first, first + down.rows, ffn.hidden);
   CHECK(down.cols == ffn.intermediate, "{} columns of {}", down.cols, ffn.intermediate);
-  const PackedMatrix matrix = ffn.Down(0);
+  const PackedMatrix matrix = ffn.DownShape();
   const GroupLayout group = LayoutOf(ffn.format);
   for (int64_t begin = 0; begin < down.rows; begin += kPanelRows) {
     const auto count = static_cast<size_t>(std::min(kPanelRows, down.rows - begin));

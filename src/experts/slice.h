@@ -28,24 +28,30 @@ struct SlicedFfn {
 
   // [2 * slice_neurons, hidden], rows in the order GateUpArgs takes.
   constexpr PackedMatrix GateUp(int64_t slice) const {
-    return {
-        .data = data + slice * slice_bytes(), .format = format, .rows = 2 * slice_neurons, .cols = hidden};
+    PackedMatrix matrix = GateUpShape();
+    matrix.data = data + slice * slice_bytes();
+    return matrix;
   }
   // [hidden, slice_neurons].
   constexpr PackedMatrix Down(int64_t slice) const {
-    return {.data = data + slice * slice_bytes() + gate_up_bytes(),
-            .format = format,
-            .rows = hidden,
-            .cols = slice_neurons};
+    PackedMatrix matrix = DownShape();
+    matrix.data = data + slice * slice_bytes() + gate_up_bytes();
+    return matrix;
   }
 
-  constexpr int64_t gate_up_bytes() const {  // of one slice
-    return static_cast<int64_t>(
-        PackedMatrix{.data = nullptr, .format = format, .rows = 2 * slice_neurons, .cols = hidden}.bytes());
+  // The matrices of any slice, without data.
+  constexpr PackedMatrix GateUpShape() const {
+    return {.data = nullptr, .format = format, .rows = 2 * slice_neurons, .cols = hidden};
   }
+  constexpr PackedMatrix DownShape() const {
+    return {.data = nullptr, .format = format, .rows = hidden, .cols = slice_neurons};
+  }
+
+  constexpr int64_t gate_up_bytes() const {
+    return static_cast<int64_t>(GateUpShape().bytes());
+  }  // of one slice
   constexpr int64_t slice_bytes() const {
-    const PackedMatrix down = {.data = nullptr, .format = format, .rows = hidden, .cols = slice_neurons};
-    return gate_up_bytes() + static_cast<int64_t>(down.bytes());
+    return gate_up_bytes() + static_cast<int64_t>(DownShape().bytes());
   }
   constexpr size_t bytes() const {
     return intermediate == 0 ? 0 : static_cast<size_t>(num_slices() * slice_bytes());
