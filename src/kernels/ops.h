@@ -49,7 +49,9 @@ constexpr Rounding FastRounding(WeightFormat format) {
 
 // Bytes of one packed token in any set of kernels, a multiple of 64: a tile of tokens begins at its first
 // token times this.
-constexpr int64_t PackedTokenBytes(int64_t cols) { return (cols + 63) / 64 * 64 * 4; }
+[[gnu::always_inline]] inline constexpr int64_t PackedTokenBytes(int64_t cols) {
+  return (cols + 63) / 64 * 64 * 4;
+}
 
 // Packs x for MatMul and GateUp, some tiles of its tokens: tile i of CpuKernels::num_tiles(tokens).
 struct PackArgs {

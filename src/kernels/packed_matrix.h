@@ -41,7 +41,7 @@ struct GroupLayout {
   int64_t bytes;
 };
 
-constexpr GroupLayout LayoutOf(WeightFormat format) {
+[[gnu::always_inline]] inline constexpr GroupLayout LayoutOf(WeightFormat format) {
   switch (format) {
     case WeightFormat::kF32:
       return {1, kPanelRows * 4};
@@ -60,20 +60,29 @@ constexpr GroupLayout LayoutOf(WeightFormat format) {
 std::string_view FormatName(WeightFormat format);  // "bf16", "int8"
 WeightFormat FormatOf(DType dtype);                // that holds F32, F16 or BF16 exactly; CHECKs others
 
-// A packed matrix. Owns nothing.
+// A packed matrix. Owns nothing. Forced inline, as LayoutOf: also used where the instruction set is not
+// everyone's (tools/check_isa_objects).
 struct PackedMatrix {
   const std::byte* data = nullptr;
   WeightFormat format = WeightFormat::kF32;
   int64_t rows = 0;
   int64_t cols = 0;
 
-  constexpr int64_t num_panels() const { return (rows + kPanelRows - 1) / kPanelRows; }
-  constexpr int64_t num_groups() const { return (cols + LayoutOf(format).cols - 1) / LayoutOf(format).cols; }
-  constexpr int64_t panel_bytes() const { return num_groups() * LayoutOf(format).bytes; }
-  constexpr size_t bytes() const { return static_cast<size_t>(num_panels() * panel_bytes()); }
-  constexpr const std::byte* Panel(int64_t panel) const { return data + panel * panel_bytes(); }
+  [[gnu::always_inline]] constexpr int64_t num_panels() const { return (rows + kPanelRows - 1) / kPanelRows; }
+  [[gnu::always_inline]] constexpr int64_t num_groups() const {
+    return (cols + LayoutOf(format).cols - 1) / LayoutOf(format).cols;
+  }
+  [[gnu::always_inline]] constexpr int64_t panel_bytes() const {
+    return num_groups() * LayoutOf(format).bytes;
+  }
+  [[gnu::always_inline]] constexpr size_t bytes() const {
+    return static_cast<size_t>(num_panels() * panel_bytes());
+  }
+  [[gnu::always_inline]] constexpr const std::byte* Panel(int64_t panel) const {
+    return data + panel * panel_bytes();
+  }
   // The rows of panels [begin, end), end at most num_panels().
-  constexpr PackedMatrix Panels(int64_t begin, int64_t end) const {
+  [[gnu::always_inline]] constexpr PackedMatrix Panels(int64_t begin, int64_t end) const {
     const int64_t end_row = end * kPanelRows < rows ? end * kPanelRows : rows;
     return {.data = Panel(begin), .format = format, .rows = end_row - begin * kPanelRows, .cols = cols};
   }
