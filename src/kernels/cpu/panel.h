@@ -25,7 +25,9 @@
 
 namespace fiddler {
 
-// What to fetch into L2 in the meantime: so many lines for every 128 bytes a tile reads.
+// What to fetch while a tile is multiplied: so many lines for every 128 bytes of weights that it reads.
+// Without, the hardware, which reads ahead by what has been missed, comes too late for two tokens and more;
+// for one it does better alone.
 template <int kLines>
 struct Ahead {
   const std::byte* next = nullptr;
@@ -33,18 +35,14 @@ struct Ahead {
   [[gnu::always_inline]] void Fetch() {
 #pragma GCC unroll 2
     for (int i = 0; i < kLines; ++i, next += kCacheLine) {
-      _mm_prefetch(reinterpret_cast<const char*>(next), _MM_HINT_T1);
+      _mm_prefetch(reinterpret_cast<const char*>(next), _MM_HINT_T0);
     }
   }
 };
 
-// The panel's own next lines, 128 bytes of them. With more than one token the hardware, which reads ahead by
-// what has been missed, comes too late; with one it does better alone.
-[[gnu::always_inline]] inline void FetchStream(const std::byte* w) {
-  constexpr int kDistance = 4096;  // bytes: 1 KB 0.66, 2 KB 0.74, 4 KB 0.88 of a read at 8 tokens
-  _mm_prefetch(reinterpret_cast<const char*>(w) + kDistance, _MM_HINT_T0);
-  _mm_prefetch(reinterpret_cast<const char*>(w) + kDistance + kCacheLine, _MM_HINT_T0);
-}
+// How far ahead in its own stream a tile fetches: 1 KB makes 0.66, 2 KB 0.74, 4 KB 0.88 of a plain read at 8
+// tokens.
+constexpr int64_t kStreamAhead = 4096;
 
 // Calls body(first, Size<T>) for every tile of a packed x. Pack and the products share it.
 template <class Core, class Body>
@@ -76,29 +74,30 @@ template <class Core, class Store>
       const std::byte* const next = last ? args.w.Panel(end) : w + args.w_segment_bytes;
       const int64_t next_bytes = last && end == args.panel_end ? 0 : (end - begin) * panel_bytes;
       int64_t fetched = 0;
-      ForEachTile<Core>(args.tokens, [&](int64_t first, auto size) {
-        constexpr int T = decltype(size)::kValue;
-        for (int64_t panel = begin; panel < end; ++panel) {
-          typename Core::S::Reg sums[kVectors][T];
-          const std::byte* const panel_w = w + (panel - begin) * panel_bytes;
-          const std::byte* const panel_x = x + first * token_bytes;
-          if (!Core::kFetchesAhead || fetched >= next_bytes || (tiles == 1 && args.segments == 1)) {
-            Ahead<0> ahead;
-            Core::Run(panel_w, panel_x, groups, ahead, sums);
-          } else if constexpr (!Core::kFetchesAhead) {
-            __builtin_unreachable();
-          } else if (tiles > 1) {
-            Ahead<1> ahead{next + fetched};
-            Core::Run(panel_w, panel_x, groups, ahead, sums);
-            fetched += panel_bytes / 2;
-          } else {
-            Ahead<2> ahead{next + fetched};
-            Core::Run(panel_w, panel_x, groups, ahead, sums);
-            fetched += panel_bytes;
-          }
-          store(panel, segment, first, sums);
-        }
-      });
+      // A function for each size of tile, not all of them in one: compilers take their time for that.
+      ForEachTile<Core>(
+          args.tokens, [&](int64_t first, auto size) __attribute__((noinline)) {
+            constexpr int T = decltype(size)::kValue;
+            for (int64_t panel = begin; panel < end; ++panel) {
+              typename Core::S::Reg sums[kVectors][T];
+              const std::byte* const panel_w = w + (panel - begin) * panel_bytes;
+              const std::byte* const panel_x = x + first * token_bytes;
+              if constexpr (T == 1 || !Core::kFetchesAhead) {
+                Ahead<0> nothing;
+                Core::Run(panel_w, panel_x, groups, nothing, sums);
+              } else if (tiles == 1) {
+                Ahead<2> ahead{args.segments == 1 || last ? panel_w + kStreamAhead : next + fetched};
+                Core::Run(panel_w, panel_x, groups, ahead, sums);
+                fetched += panel_bytes;
+              } else if constexpr (2 * T >= Core::kMaxTokens) {  // several tiles are no smaller
+                const bool more = fetched < next_bytes;
+                Ahead<1> ahead{more ? next + fetched : panel_w};
+                Core::Run(panel_w, panel_x, groups, ahead, sums);
+                fetched += panel_bytes / 2;
+              }
+              store(panel, segment, first, sums);
+            }
+          });
       w += args.w_segment_bytes;
       x += args.x_segment_bytes;
     }

@@ -31,7 +31,6 @@ struct BF16Core {
     const auto* pairs = reinterpret_cast<const int*>(x);
     for (int64_t g = 0; g < groups; ++g, w += kGroup.bytes, pairs += T) {
       ahead.Fetch();
-      if constexpr (T >= 2) FetchStream(w);
       const auto low = reinterpret_cast<__m512bh>(_mm512_load_si512(w));
       const auto high = reinterpret_cast<__m512bh>(_mm512_load_si512(w + kCacheLine));
 #pragma GCC unroll 16
@@ -85,7 +84,6 @@ struct Int8Core {
 #pragma GCC unroll 16
         for (int64_t quad = 0; quad < kQuads; ++quad, w += kPanelRows * 4, words += T) {
           ahead.Fetch();
-          if constexpr (T >= 2) FetchStream(w);
           AddQuad<T>(_mm512_load_si512(w), _mm512_load_si512(w + kCacheLine), words, group);
         }
       } else {
@@ -93,7 +91,6 @@ struct Int8Core {
 #pragma GCC unroll 4
         for (int64_t pair = 0; pair < kQuads / 2; ++pair, w += kPanelRows * 4, words += 2 * T) {
           ahead.Fetch();
-          if constexpr (T >= 2) FetchStream(w);
           const __m512i low = _mm512_load_si512(w);
           const __m512i high = _mm512_load_si512(w + kCacheLine);
           AddQuad<T>(_mm512_and_si512(low, halves), _mm512_and_si512(high, halves), words, group);
