@@ -16,9 +16,9 @@ struct Limits {
   double int8_gops;    // of products of int8, summed in int32
 };
 
-// All figures are sums over the threads of what each of them does in a second of its own CPU time, while the
-// others do the same: what else runs on the machine takes time from them and hardly lowers the figures. The
-// best of a few tries.
+// Reading: wall time of all threads together, since they share the memory. Arithmetic: the sum over the
+// threads of what each does in a second of its own CPU time, so that what else runs on the machine hardly
+// lowers it. The best of a few tries.
 class LimitProbe {
  public:
   // Both must outlive this object. Allocates and fills 256 MiB for each thread, at least 1 GiB: far above the
