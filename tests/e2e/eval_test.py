@@ -8,6 +8,7 @@ import math
 import harness
 from harness import DEMO, Golden, TestCase, golden_names
 
+EXACT = ("--arithmetic", "exact")  # as transformers in float32; fast rounds activations too
 LOSS_TOLERANCE = 1e-4  # logits within 1e-4 (src/engine/golden_test.cc), so is the log of their softmax
 
 
@@ -18,7 +19,7 @@ class GoldenModels(TestCase):
                 golden = Golden(name)
                 ids = self.folder() / "ids.txt"
                 ids.write_text(" ".join(map(str, golden.ids)))
-                result = self.succeed("eval", golden.model, "--ids", ids, "--per-token", "--json").json()
+                result = self.succeed("eval", golden.model, "--ids", ids, *EXACT, "--per-token", "--json").json()
                 expected = golden.losses()
                 self.assertEqual(result["tokens"], len(expected))
                 self.assertEqual(len(result["nll"]), len(expected))
@@ -34,7 +35,7 @@ class GoldenModels(TestCase):
                 ids = ",".join(map(str, golden.ids))
                 count = str(len(golden.greedy_ids))
                 run = self.succeed(
-                    "run", golden.model, "--prompt-ids", ids, "-n", count, "--ignore-eos", "--json"
+                    "run", golden.model, "--prompt-ids", ids, "-n", count, "--ignore-eos", *EXACT, "--json"
                 )
                 self.assertEqual(run.json()["token_ids"], golden.greedy_ids)
 
@@ -60,7 +61,7 @@ class GoldenModels(TestCase):
 class DemoModel(TestCase):
     def test_perplexity_to_four_digits(self) -> None:
         expected = json.loads((DEMO / "golden.json").read_text())["perplexity"]
-        result = self.succeed("eval", DEMO, "--context", str(expected["context"]), "--json").json()
+        result = self.succeed("eval", DEMO, "--context", str(expected["context"]), *EXACT, "--json").json()
         self.assertEqual(result["tokens"], expected["tokens"])
         self.assertEqual(f"{result['perplexity']:.4g}", f"{expected['perplexity']:.4g}")
 
@@ -79,10 +80,10 @@ class DemoModel(TestCase):
                 self.assertGreater(reference["top1_agreement"], agreement)
                 self.assertLess(result["perplexity"], worse * reference["perplexity"])
                 self.assertGreater(result["perplexity"], reference["perplexity"])
-        stored = self.succeed("eval", DEMO, "--text", text, "--arithmetic", "exact", "--json").json()
+        stored = self.succeed("eval", DEMO, "--text", text, *EXACT, "--json").json()
         self.assertNotIn("reference", stored)
         self.assertEqual(stored["perplexity"], reference["perplexity"])
-        self.refuse("eval", DEMO, "--arithmetic", "exact", "--compare", mentions=("--compare", "--quant"))
+        self.refuse("eval", DEMO, *EXACT, "--compare", mentions=("--compare", "--quant"))
 
     def test_fast_arithmetic(self) -> None:
         """Activations rounded to bf16 where the processor multiplies it: next to nothing changes."""
@@ -96,7 +97,7 @@ class DemoModel(TestCase):
         for expected in json.loads((DEMO / "golden.json").read_text())["greedy"]:
             with self.subTest(expected["prompt"]):
                 arguments = ("run", DEMO, "-p", expected["prompt"], "-n", str(len(expected["token_ids"])))
-                result = self.succeed(*arguments, "--arithmetic", "exact", "--json").json()
+                result = self.succeed(*arguments, *EXACT, "--json").json()
                 self.assertEqual(result["token_ids"], expected["token_ids"])
                 self.assertEqual(result["text"], expected["text"])
                 self.assertEqual(result["prompt_tokens"], len(expected["prompt_ids"]))
