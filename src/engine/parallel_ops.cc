@@ -7,9 +7,9 @@
 namespace fiddler {
 namespace {
 
-// A task is one panel where memory is the limit, so that the last to finish is short; two where the products
-// are, which then share the reading of x.
-int64_t PanelsPerTask(int64_t tokens) { return tokens < 32 ? 1 : 2; }
+// A task is one panel where memory is the limit, so that the last to finish is short; a few where the
+// products are, which then share the reading of x.
+int64_t PanelsPerTask(int64_t tokens) { return tokens < 32 ? 1 : 4; }
 
 int64_t NumTasks(const PackedMatrix& w, int64_t tokens) {
   const int64_t panels = PanelsPerTask(tokens);

@@ -12,31 +12,20 @@ struct F32Tiles {
   static constexpr int kMaxTokens = kTokens;
 };
 
-// Tile number of each call.
-template <class Tiles, class Body>
-[[gnu::always_inline]] inline void ForEachTileIn(const PackArgs& args, const Body& body) {
-  int64_t tile = 0;
-  ForEachTile<Tiles>(
-      args.tokens, [&](int64_t first, auto size) __attribute__((always_inline)) {
-        if (tile >= args.tile_begin && tile < args.tile_end) body(first, size);
-        ++tile;
-      });
-}
-
 [[gnu::always_inline]] inline const float* PackedRow(const PackArgs& args, int64_t t) {
   return args.x + (args.row_index != nullptr ? args.row_index[t] : t) * args.x_stride;
 }
 
 template <int kTokens>
 int64_t NumTiles(int64_t tokens) {
-  return (tokens + kTokens - 1) / kTokens;
+  return NumRuns<kTokens>(tokens);
 }
 
 template <class S, int kTokens>
 void PackF32(const PackArgs& args) {
   constexpr int64_t kBlock = 64;  // whole groups of every rounding
   const int64_t token_bytes = PackedTokenBytes(args.cols);
-  ForEachTileIn<F32Tiles<kTokens>>(args, [&](int64_t first, auto size) {
+  ForEachTile<F32Tiles<kTokens>>(args.tokens, args.tile_begin, args.tile_end, [&](int64_t first, auto size) {
     constexpr int T = decltype(size)::kValue;
     auto* const tile = reinterpret_cast<float*>(args.packed + first * token_bytes);
     for (int t = 0; t < T; ++t) {

@@ -7,6 +7,7 @@
 //   struct Core {
 //     using S = ...;                                   // Simd of the sums
 //     static constexpr int kMaxTokens;                 // of a tile
+//     static constexpr int kColumnBytes;               // of one token of x as it is packed
 //     static constexpr bool kFetchesAhead;             // worth its code: Run<T, 1> and Run<T, 2> beside
 //     Run<T, 0> template <int T, int kLines>                     // sums of `groups` groups; x as Pack laid
 //     it out static void Run(const std::byte* w, const std::byte* x, int64_t groups, Ahead<kLines>& ahead,
@@ -35,71 +36,83 @@ struct Ahead {
   [[gnu::always_inline]] void Fetch() {
 #pragma GCC unroll 2
     for (int i = 0; i < kLines; ++i, next += kCacheLine) {
-      _mm_prefetch(reinterpret_cast<const char*>(next), _MM_HINT_T0);
+      // What one tile reads comes to L1; what follows for several must not push out what they use.
+      _mm_prefetch(reinterpret_cast<const char*>(next), kLines == 1 ? _MM_HINT_T1 : _MM_HINT_T0);
     }
   }
 };
 
-// How far ahead in its own stream a tile fetches: 1 KB makes 0.66, 2 KB 0.74, 4 KB 0.88 of a plain read at 8
-// tokens.
+// How far ahead in its own stream a tile fetches, from memory or, for several tiles, from L2: 1 KB makes
+// 0.66, 2 KB 0.74, 4 KB 0.88 of a plain read at 8 tokens.
 constexpr int64_t kStreamAhead = 4096;
 
-// Calls body(first, Size<T>) for every tile of a packed x. Pack and the products share it.
-template <class Core, class Body>
-[[gnu::always_inline]] inline void ForEachTile(int64_t tokens, const Body& body) {
-  ForEachRun<Core::kMaxTokens>(tokens, body);
+[[gnu::always_inline]] inline void FetchStream(const std::byte* w) {
+  _mm_prefetch(reinterpret_cast<const char*>(w) + kStreamAhead, _MM_HINT_T0);
+  _mm_prefetch(reinterpret_cast<const char*>(w) + kStreamAhead + kCacheLine, _MM_HINT_T0);
 }
 
-// Panels that all tokens use before the next ones: half of L2, so that they stay there while x streams by,
-// and the tile of x that they share does too.
-constexpr int64_t kBlockBytes = 256 * 1024;
+// Calls body(first, Size<T>) for tiles [begin, end) of a packed x. Pack and the products share it.
+template <class Core, class Body>
+[[gnu::always_inline]] inline void ForEachTile(int64_t tokens, int64_t begin, int64_t end, const Body& body) {
+  ForEachRun<Core::kMaxTokens>(tokens, begin, end, body);
+}
 
-// Calls store(panel, segment, first token, sums) with the sums of every panel in [begin, end), segment and
-// tile; segments in order.
+// Panels and tiles that meet while both are in L2: a block of panels, half a megabyte of x. Both stream by
+// less often the larger they are; next to them the next block of panels comes in.
+constexpr int64_t kBlockBytes = 256 * 1024;
+constexpr int64_t kTilesBytes = 512 * 1024;
+
+// Calls store(panel, segment, first token, sums) with the sums of every panel in [panel_begin, panel_end),
+// segment and tile; segments in order.
 template <class Core, class Store>
 [[gnu::always_inline]] inline void MultiplyPanels(const MatMulArgs& args, const Store& store) {
   constexpr int kVectors = kPanelRows / Core::S::kWidth;
   const int64_t groups = args.w.num_groups();
   const int64_t token_bytes = PackedTokenBytes(args.w.cols);
   const int64_t panel_bytes = args.w.panel_bytes();
-  const int64_t tiles = (args.tokens + Core::kMaxTokens - 1) / Core::kMaxTokens;
   const int64_t fit = kBlockBytes / panel_bytes;
   const int64_t block = fit < 1 ? 1 : fit;
-  for (int64_t begin = args.panel_begin; begin < args.panel_end; begin += block) {
-    const int64_t end = args.panel_end - begin < block ? args.panel_end : begin + block;
-    const std::byte* w = args.w.Panel(begin);
-    const std::byte* x = args.x;
-    for (int64_t segment = 0; segment < args.segments; ++segment) {
-      const bool last = segment + 1 == args.segments;
-      const std::byte* const next = last ? args.w.Panel(end) : w + args.w_segment_bytes;
-      const int64_t next_bytes = last && end == args.panel_end ? 0 : (end - begin) * panel_bytes;
-      int64_t fetched = 0;
-      // A function for each size of tile, not all of them in one: compilers take their time for that.
-      ForEachTile<Core>(
-          args.tokens, [&](int64_t first, auto size) __attribute__((noinline)) {
-            constexpr int T = decltype(size)::kValue;
-            for (int64_t panel = begin; panel < end; ++panel) {
-              typename Core::S::Reg sums[kVectors][T];
-              const std::byte* const panel_w = w + (panel - begin) * panel_bytes;
-              const std::byte* const panel_x = x + first * token_bytes;
-              if constexpr (T == 1 || !Core::kFetchesAhead) {
-                Ahead<0> nothing;
-                Core::Run(panel_w, panel_x, groups, nothing, sums);
-              } else if (tiles == 1) {
-                Ahead<2> ahead{args.segments == 1 || last ? panel_w + kStreamAhead : next + fetched};
-                Core::Run(panel_w, panel_x, groups, ahead, sums);
-                fetched += panel_bytes;
-              } else if constexpr (2 * T >= Core::kMaxTokens) {  // several tiles are no smaller
-                const bool more = fetched < next_bytes;
-                Ahead<1> ahead{more ? next + fetched : panel_w};
-                Core::Run(panel_w, panel_x, groups, ahead, sums);
-                fetched += panel_bytes / 2;
+  const int64_t tiles = NumRuns<Core::kMaxTokens>(args.tokens);
+  const int64_t tiles_fit = kTilesBytes / (Core::kMaxTokens * Core::kColumnBytes * (args.w.cols + 1));
+  const int64_t tile_block = args.segments > 1 || tiles_fit >= tiles ? tiles : tiles_fit < 2 ? 2 : tiles_fit;
+  for (int64_t tile_begin = 0; tile_begin < tiles; tile_begin += tile_block) {
+    const int64_t tile_end = tiles - tile_begin < tile_block ? tiles : tile_begin + tile_block;
+    for (int64_t begin = args.panel_begin; begin < args.panel_end; begin += block) {
+      const int64_t end = args.panel_end - begin < block ? args.panel_end : begin + block;
+      const std::byte* w = args.w.Panel(begin);
+      const std::byte* x = args.x;
+      for (int64_t segment = 0; segment < args.segments; ++segment) {
+        const bool last = segment + 1 == args.segments;
+        const std::byte* const next = last ? args.w.Panel(end) : w + args.w_segment_bytes;
+        const int64_t next_bytes = last && end == args.panel_end ? 0 : (end - begin) * panel_bytes;
+        int64_t fetched = 0;
+        // A function for each size of tile, not all of them in one: compilers take their time for that.
+        ForEachTile<Core>(
+            args.tokens, tile_begin, tile_end, [&](int64_t first, auto size) __attribute__((noinline)) {
+              constexpr int T = decltype(size)::kValue;
+              for (int64_t panel = begin; panel < end; ++panel) {
+                typename Core::S::Reg sums[kVectors][T];
+                const std::byte* const panel_w = w + (panel - begin) * panel_bytes;
+                const std::byte* const panel_x = x + first * token_bytes;
+                if constexpr (T == 1 || !Core::kFetchesAhead) {
+                  Ahead<0> nothing;
+                  Core::Run(panel_w, panel_x, groups, nothing, sums);
+                } else if (tiles == 1) {
+                  Ahead<2> ahead{args.segments == 1 || last ? panel_w + kStreamAhead : next + fetched};
+                  Core::Run(panel_w, panel_x, groups, ahead, sums);
+                  fetched += panel_bytes;
+                } else if constexpr (2 * T >= Core::kMaxTokens) {  // several tiles are no smaller
+                  const bool more = fetched < next_bytes;
+                  Ahead<1> ahead{more ? next + fetched : panel_w};
+                  Core::Run(panel_w, panel_x, groups, ahead, sums);
+                  fetched += panel_bytes / 2;
+                }
+                store(panel, segment, first, sums);
               }
-              store(panel, segment, first, sums);
-            }
-          });
-      w += args.w_segment_bytes;
-      x += args.x_segment_bytes;
+            });
+        w += args.w_segment_bytes;
+        x += args.x_segment_bytes;
+      }
     }
   }
 }

@@ -19,8 +19,9 @@ template <class SimdType>
 struct BF16Core {
   using S = SimdType;
   static constexpr int kVectors = kPanelRows / S::kWidth;
+  static constexpr int kColumnBytes = 2;
   static constexpr bool kFetchesAhead = true;
-  static constexpr int kMaxTokens = 14;  // 28 sums, two registers of weights, one of x
+  static constexpr int kMaxTokens = 13;  // 26 sums, two registers of weights, some of x
   static constexpr GroupLayout kGroup = LayoutOf(WeightFormat::kBF16);
 
   template <int T, int kLines>
@@ -31,6 +32,7 @@ struct BF16Core {
     const auto* pairs = reinterpret_cast<const int*>(x);
     for (int64_t g = 0; g < groups; ++g, w += kGroup.bytes, pairs += T) {
       ahead.Fetch();
+      if constexpr (kLines == 1) FetchStream(w);
       const auto low = reinterpret_cast<__m512bh>(_mm512_load_si512(w));
       const auto high = reinterpret_cast<__m512bh>(_mm512_load_si512(w + kCacheLine));
 #pragma GCC unroll 16
@@ -47,6 +49,7 @@ template <class SimdType, WeightFormat format>
 struct Int8Core {
   using S = SimdType;
   static constexpr int kVectors = kPanelRows / S::kWidth;
+  static constexpr int kColumnBytes = 1;
   static constexpr bool kFetchesAhead = true;
   static constexpr int kMaxTokens =
       6;  // 12 sums of a group, 12 of all, two registers each of weights and scales
@@ -168,7 +171,7 @@ template <class S>
 template <class S>
 void PackBF16(const PackArgs& args) {
   const int64_t token_bytes = PackedTokenBytes(args.cols);
-  ForEachTileIn<BF16Core<S>>(args, [&](int64_t first, auto size) {
+  ForEachTile<BF16Core<S>>(args.tokens, args.tile_begin, args.tile_end, [&](int64_t first, auto size) {
     constexpr int T = decltype(size)::kValue;
     auto* pairs = reinterpret_cast<uint32_t*>(args.packed + first * token_bytes);
     const float* x[T];
@@ -223,24 +226,25 @@ void PackInt8(const PackArgs& args) {
   constexpr int kGroupCols = static_cast<int>(LayoutOf(format).cols);
   constexpr int kOffset = format == WeightFormat::kInt8 ? 128 : 8;
   const int64_t token_bytes = PackedTokenBytes(args.cols);
-  ForEachTileIn<Int8Core<S, format>>(args, [&](int64_t first, auto size) {
-    constexpr int T = decltype(size)::kValue;
-    auto* out = reinterpret_cast<uint32_t*>(args.packed + first * token_bytes);
-    const float* x[T];
-    for (int t = 0; t < T; ++t) x[t] = PackedRow(args, first + t);
-    for (int64_t k = 0; k < args.cols; k += kGroupCols, out += kGroupCols / 4 * T) {
-      __m512i rows[T];
-      for (int t = 0; t < T; ++t) {
-        const auto group = Int8Group<S, kGroupCols>::Of(x[t], k, args.cols);
-        const int32_t offset = -kOffset * group.sum;
-        std::memcpy(out + t, &group.scale.scale, sizeof(float));
-        std::memcpy(out + T + t, &offset, sizeof(offset));
-        rows[t] = group.words;
-      }
-      out += 2 * T;
-      StoreTransposed<T>(rows, kGroupCols / 4, out);
-    }
-  });
+  ForEachTile<Int8Core<S, format>>(
+      args.tokens, args.tile_begin, args.tile_end, [&](int64_t first, auto size) {
+        constexpr int T = decltype(size)::kValue;
+        auto* out = reinterpret_cast<uint32_t*>(args.packed + first * token_bytes);
+        const float* x[T];
+        for (int t = 0; t < T; ++t) x[t] = PackedRow(args, first + t);
+        for (int64_t k = 0; k < args.cols; k += kGroupCols, out += kGroupCols / 4 * T) {
+          __m512i rows[T];
+          for (int t = 0; t < T; ++t) {
+            const auto group = Int8Group<S, kGroupCols>::Of(x[t], k, args.cols);
+            const int32_t offset = -kOffset * group.sum;
+            std::memcpy(out + t, &group.scale.scale, sizeof(float));
+            std::memcpy(out + T + t, &offset, sizeof(offset));
+            rows[t] = group.words;
+          }
+          out += 2 * T;
+          StoreTransposed<T>(rows, kGroupCols / 4, out);
+        }
+      });
 }
 
 }  // namespace fiddler

@@ -14,6 +14,7 @@ struct F32Core {
   using S = SimdType;
   using Reg = typename S::Reg;
   static constexpr int kVectors = kPanelRows / S::kWidth;
+  static constexpr int kColumnBytes = 4;
   static constexpr bool kFetchesAhead = false;
   static constexpr int kMaxTokens = kTokens;
   static constexpr GroupLayout kGroup = LayoutOf(format);

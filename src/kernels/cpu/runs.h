@@ -18,12 +18,18 @@ template <int kLargest, class Body>
   if constexpr (kLargest > 1) CallWithSize<kLargest - 1>(size, first, body);
 }
 
-// Calls body(first, Size<n>) for runs [first, first + n) of [0, count): as few as can be with n <= kLargest,
-// and of sizes as equal as can be.
+// [0, count) as runs [first, first + n): as few as can be with n <= kLargest, and of sizes as equal as can
+// be.
+template <int kLargest>
+constexpr int64_t NumRuns(int64_t count) {
+  return (count + kLargest - 1) / kLargest;
+}
+
+// Calls body(first, Size<n>) for runs begin, ..., end - 1 of [0, count).
 template <int kLargest, class Body>
-[[gnu::always_inline]] inline void ForEachRun(int64_t count, const Body& body) {
-  const int64_t runs = (count + kLargest - 1) / kLargest;
-  for (int64_t run = 0; run < runs; ++run) {
+[[gnu::always_inline]] inline void ForEachRun(int64_t count, int64_t begin, int64_t end, const Body& body) {
+  const int64_t runs = NumRuns<kLargest>(count);
+  for (int64_t run = begin; run < end; ++run) {
     const int64_t first = count * run / runs;
     CallWithSize<kLargest>(count * (run + 1) / runs - first, first, body);
   }
