@@ -186,7 +186,7 @@ def compare_nll(fiddler: Path, directory: Path, reference: Reference) -> tuple[s
     ids_file = directory.parent / "ids.txt"
     ids_file.write_text(" ".join(map(str, reference.ids)) + "\n")
     answer = run_json([str(fiddler), "eval", str(directory), "--ids", str(ids_file),
-                       "--context", str(reference.context), "--per-token", "--json"])
+                       "--context", str(reference.context), "--per-token", "--arithmetic", "exact", "--json"])
     nll = np.array(answer["nll"], dtype=np.float64)
     if nll.shape != reference.nll.shape or answer["tokens"] != len(nll):
         return f"{len(nll)} tokens scored (tokens: {answer['tokens']}), expected {len(reference.nll)}", False
@@ -199,7 +199,7 @@ def compare_nll(fiddler: Path, directory: Path, reference: Reference) -> tuple[s
 def compare_greedy(fiddler: Path, directory: Path, reference: Reference) -> tuple[str, bool]:
     prompt = ",".join(map(str, reference.ids[:PROMPT_TOKENS]))
     answer = run_json([str(fiddler), "run", str(directory), "--prompt-ids", prompt, "-n", str(GENERATED_TOKENS),
-                       "--temp", "0", "--json"])
+                       "--temp", "0", "--arithmetic", "exact", "--json"])
     ids = answer["token_ids"]
     if len(ids) != GENERATED_TOKENS:
         return f"{len(ids)} tokens, expected {GENERATED_TOKENS}", False

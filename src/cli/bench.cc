@@ -285,6 +285,7 @@ void Bench(const BenchOptions& options) {
 void BenchExperts(const BenchOptions& options) {
   constexpr int64_t kTokens[] = {1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 256, 512};
   Session session(options.model);
+  if (session.spec().moe.num_experts == 0) throw Error("--experts: expected a model with experts, got none");
   session.Load();
   const std::vector<ExpertTiming> timings = TimeExperts(session.model(), session.kernels(), session.pool(),
                                                         session.arithmetic(), kTokens, options.repetitions);
@@ -300,14 +301,13 @@ void BenchExperts(const BenchOptions& options) {
                        {"times_one_token", timing.times_one_token}});
   }
   const OrderedJson limits = LimitsJson(LimitProbe(session.kernels(), session.pool()).MeasureAll());
-  const OrderedJson result = {
-      {"model", session.config().name},
-      {"isa", session.kernels().isa},
-      {"threads", session.pool().num_threads()},
-      {"format", FormatName(session.model().weights.layers.back().experts.front().format)},
-      {"limits", limits},
-      {"cached_layer_us", layer_us},
-      {"experts", experts}};
+  const OrderedJson result = {{"model", session.config().name},
+                              {"isa", session.kernels().isa},
+                              {"threads", session.pool().num_threads()},
+                              {"format", FormatName(timings.front().format)},
+                              {"limits", limits},
+                              {"cached_layer_us", layer_us},
+                              {"experts", experts}};
   if (options.json) return WriteJson(result);
   PrintLimits(limits);
   WriteOutput("tokens on one expert        ms     GB/s   of read   GFLOP/s   of peak   times one token\n");
@@ -349,7 +349,7 @@ void RegisterBench(CLI::App& app) {
   verb.add_flag("--json", options->json, "print one JSON object");
   verb.callback([options] {
     if (!options->model.model.empty()) return options->experts ? BenchExperts(*options) : Bench(*options);
-    if (!options->limits) throw CLI::RequiredError("MODEL");
+    if (!options->limits || options->experts) throw CLI::RequiredError("MODEL");
     BenchLimits(*options);
   });
 }

@@ -1,6 +1,7 @@
 // fiddler eval: perplexity of a model on a text. The text is tokenized once, cut into consecutive windows of
 // --context tokens, each run by itself from position 0; all of a window but its first token is scored.
-// With --compare the model without --quant runs beside it, and every token's two distributions are compared.
+// With --compare the stored weights in exact arithmetic run beside it, and every token's two distributions
+// are compared.
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -252,11 +253,12 @@ void Eval(const EvalOptions& options) {
                           static_cast<double>(tokens.size()) / seconds));
   if (options.compare) {
     const OrderedJson comparison = DescribeComparison(scores);
-    WriteOutput(fmt::format(
-        "without --quant: perplexity {:.4f}; KL divergence from it {:.5f} on average, {:.4f} at most; "
-        "the same likeliest token {:.2f}% of the time\n",
-        comparison["perplexity"].get<double>(), comparison["mean_kl"].get<double>(),
-        comparison["max_kl"].get<double>(), 100 * comparison["top1_agreement"].get<double>()));
+    WriteOutput(
+        fmt::format("stored weights, exact arithmetic: perplexity {:.4f}; KL divergence from it {:.5f} on "
+                    "average, {:.4f} at most; "
+                    "the same likeliest token {:.2f}% of the time\n",
+                    comparison["perplexity"].get<double>(), comparison["mean_kl"].get<double>(),
+                    comparison["max_kl"].get<double>(), 100 * comparison["top1_agreement"].get<double>()));
   }
 }
 
@@ -273,7 +275,7 @@ void RegisterEval(CLI::App& app) {
       ->check(CLI::Range(int64_t{2}, int64_t{1} << 31))
       ->capture_default_str();
   verb.add_flag("--compare", options->compare,
-                "with --quant: compare with the weights as they are stored (both in memory)");
+                "compare with the stored weights in exact arithmetic (with --quant both are in memory)");
   verb.add_flag("--per-token", options->per_token, "also print the loss of every token");
   verb.add_flag("--json", options->json, "print one JSON object");
   verb.callback([options] { Eval(*options); });

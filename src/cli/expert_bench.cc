@@ -78,7 +78,6 @@ std::vector<const SlicedFfn*> AllExperts(const PackedModel& model) {
   for (const PackedLayer& layer : model.weights.layers) {
     for (const SlicedFfn& expert : layer.experts) experts.push_back(&expert);
   }
-  if (experts.empty()) throw Error("--experts: expected a model with experts, got none");
   return experts;
 }
 
@@ -116,7 +115,8 @@ std::vector<ExpertTiming> TimeExperts(const PackedModel& model, const CpuKernels
   std::vector<ExpertTiming> timings;
   for (size_t i = 0; i < tokens.size(); ++i) {
     const double seconds = Median(samples[i].seconds);
-    timings.push_back({.tokens = tokens[i],
+    timings.push_back({.format = expert.format,
+                       .tokens = tokens[i],
                        .seconds = seconds,
                        .gbps = bytes / seconds / 1e9,
                        .gflops = operations_of_token * static_cast<double>(tokens[i]) / seconds / 1e9,

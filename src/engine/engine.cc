@@ -55,8 +55,7 @@ Engine::Engine(const PackedModel& model, const CpuKernels& kernels, ThreadPool& 
                const EngineOptions& options)
     : model_(model),
       options_(Checked(options)),
-      cache_(GeometryOf(model.spec, options_.kv_dtype.value_or(KvTypeFor(model, options_.arithmetic))),
-             CountBlocks(options_)),
+      cache_(GeometryOf(model.spec, KvTypeFor(model, options_.arithmetic)), CountBlocks(options_)),
       forward_(model, kernels, pool, cache_,
                {.batch_tokens = options_.max_batch_tokens,
                 .positions = options_.max_positions,

@@ -24,7 +24,6 @@ struct EngineOptions {
   // every running sequence gets its token.
   int64_t max_batch_tokens = 512;
   Arithmetic arithmetic = Arithmetic::kFast;
-  std::optional<DType> kv_dtype = std::nullopt;  // of the KV cache, kF32 or kBF16; unset: KvTypeFor
 };
 
 // One new token of one sequence.

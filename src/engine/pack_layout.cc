@@ -98,9 +98,11 @@ class Builder {
   PackedLayer Layer(const LayerWeights& stored) {
     PackedLayer layer;
     layer.attention_norm = stored.attention_norm;
-    layer.q = Map(stored.q);
-    layer.k = Map(stored.k);
-    layer.v = Map(stored.v);
+    const WeightFormat qkv = Quantized(
+        Common(Common(FormatOf(stored.q.dtype()), FormatOf(stored.k.dtype())), FormatOf(stored.v.dtype())));
+    layer.q = Matrix(stored.q, qkv);  // one product with three matrices: of one format
+    layer.k = Matrix(stored.k, qkv);
+    layer.v = Matrix(stored.v, qkv);
     layer.o = Map(stored.o);
     layer.q_bias = stored.q_bias;
     layer.k_bias = stored.k_bias;

@@ -142,7 +142,7 @@ TEST(PackModelTest, ATiedHeadIsTheEmbeddingUnlessItIsQuantized) {
 TEST(PackModelTest, ExpertsOfSeveralTypesShareAFormatThatHoldsAll) {
   Model model = MakeDummyModel(ReadModelConfig(GoldenModel("mixtral-base").string()), 1, DType::kBF16);
   EXPECT_EQ(LayOut(model, {}).weights.layers[0].experts[0].format, WeightFormat::kBF16);
-  model.weights.layers[1].experts[2].up.tensor.dtype = DType::kF16;
+  model.weights.layers[1].experts[2].down.tensor.dtype = DType::kF16;
   const PackedWeights weights = LayOut(model, {}).weights;
   for (const PackedLayer& layer : weights.layers) {
     for (const SlicedFfn& expert : layer.experts) EXPECT_EQ(expert.format, WeightFormat::kF32);

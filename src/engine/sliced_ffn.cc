@@ -45,7 +45,9 @@ void SlicedFfnRunner::Run(std::span<const FfnPass> passes, int64_t tokens, const
   }
   CHECK(next.first_slot <= limits_.slots && next.h_begin <= limits_.slot_neurons * int64_t{sizeof(float)},
         "{} slots, {} bytes", next.first_slot, next.h_begin);
-  one_x_ = tokens == 1;
+  one_x_ = tokens == 1 && std::ranges::all_of(passes, [&](const FfnPass& pass) {
+             return RoundingOf(pass) == RoundingOf(passes.front());
+           });
   PackX(passes, x);
   const bool few = next.first_row * limits_.hidden * int64_t{sizeof(float)} <= kShareBytes;
   few ? RunInShares(passes, tokens, out) : RunInColumns(passes, tokens, out);

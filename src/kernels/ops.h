@@ -195,7 +195,7 @@ struct SegmentRange {
 
 // One set of kernels, built for one instruction set. Every function pointer is set.
 struct CpuKernels {
-  const char* isa;      // "generic", "avx2", "avx512": what FIDDLER_ISA takes
+  const char* isa;      // "generic", "avx2", "avx512", "avx512_bf16": what FIDDLER_ISA takes
   bool (*runs_here)();  // does this machine have the instructions?
   int64_t (*num_tiles)(Rounding rounding, int64_t tokens);  // of packed tokens
   void (*pack)(const PackArgs& args);

@@ -87,11 +87,11 @@ template <typename T>
   }
 }
 
-// To the nearest integer, ties to even, by letting the addition do it; |value| < 2^22.
+// To the nearest integer, ties to even, by letting the addition do it; |value| < 2^22. A NaN becomes `low`.
 [[gnu::always_inline]] inline float RoundInRange(float value, float low, float high) {
   constexpr float kMagic = 0x1.8p23F;
   const float rounded = (value + kMagic) - kMagic;
-  const float above = rounded < low ? low : rounded;
+  const float above = rounded > low ? rounded : low;
   return above > high ? high : above;
 }
 
@@ -123,16 +123,38 @@ struct Lanes {
   return inverse;
 }
 
-[[gnu::always_inline]] inline void QuantizeInt8(const float (*values)[kPanelRows], std::byte* group) {
-  constexpr float kLargest = 127;
-  Lanes scales = {};
-  for (int64_t i = 0; i < 64; ++i) {
+// Of each row, as unsigned numbers: those of infinities and NaNs are the largest.
+struct LargestBits {
+  uint32_t bits[kPanelRows];
+};
+
+template <int64_t kCols>
+[[gnu::always_inline]] inline LargestBits LargestMagnitudes(const float (*values)[kPanelRows]) {
+  LargestBits largest = {};
+  for (int64_t i = 0; i < kCols; ++i) {
     for (int64_t r = 0; r < kPanelRows; ++r) {
-      const float magnitude = std::abs(values[i][r]);
-      scales.values[r] = magnitude > scales.values[r] ? magnitude : scales.values[r];
+      const uint32_t bits = std::bit_cast<uint32_t>(values[i][r]) & 0x7fffffffu;
+      largest.bits[r] = bits > largest.bits[r] ? bits : largest.bits[r];
     }
   }
-  for (int64_t r = 0; r < kPanelRows; ++r) scales.values[r] = StoredScale(scales.values[r] / kLargest);
+  return largest;
+}
+
+// `scale`, but NaN for a group with an infinity or a NaN, which so comes out in every product, and 0 for one
+// whose scale would have no inverse.
+[[gnu::always_inline]] inline float ScaleOf(uint32_t largest_bits, float scale) {
+  const float small = Select(std::bit_cast<float>(largest_bits) < 0x1p-100F, 0.0F, scale);
+  return Select(largest_bits >= 0x7f800000u, std::numeric_limits<float>::quiet_NaN(), small);
+}
+
+[[gnu::always_inline]] inline void QuantizeInt8(const float (*values)[kPanelRows], std::byte* group) {
+  constexpr float kLargest = 127;
+  const LargestBits largest = LargestMagnitudes<64>(values);
+  Lanes scales;
+  for (int64_t r = 0; r < kPanelRows; ++r) {
+    const float scale = StoredScale(std::bit_cast<float>(largest.bits[r]) / kLargest);
+    scales.values[r] = ScaleOf(largest.bits[r], scale);
+  }
   const Lanes inverse = StoreScales(scales, group);
   std::byte* words = group + kPanelRows * sizeof(BF16);
   for (int64_t quad = 0; quad < 16; ++quad) {
@@ -157,7 +179,9 @@ struct Lanes {
       extreme.values[r] = std::abs(value) > std::abs(extreme.values[r]) ? value : extreme.values[r];
     }
   }
-  Lanes best = {};
+  const LargestBits largest = LargestMagnitudes<32>(values);
+  Lanes best;
+  for (int64_t r = 0; r < kPanelRows; ++r) best.values[r] = StoredScale(extreme.values[r] / -8);
   Lanes best_error;
   for (float& error : best_error.values) error = std::numeric_limits<float>::infinity();
   for (const float steps : {-8.0F, -7.5F, -7.0F, 7.5F, 8.0F}) {
@@ -181,6 +205,7 @@ struct Lanes {
       best_error.values[r] = Select(better, error.values[r], best_error.values[r]);
     }
   }
+  for (int64_t r = 0; r < kPanelRows; ++r) best.values[r] = ScaleOf(largest.bits[r], best.values[r]);
   const Lanes inverse = StoreScales(best, group);
   std::byte* words = group + kPanelRows * sizeof(BF16);
   for (int64_t pair = 0; pair < 4; ++pair) {

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "base/error.h"
 
 namespace fiddler {
 namespace {
@@ -61,9 +62,14 @@ class Finder {
 
   FfnWeights Ffn(std::string_view gate, std::string_view up, std::string_view down, int64_t intermediate,
                  int64_t expert = 0) {
-    return {.gate = Matrix(gate, intermediate, spec_.hidden, expert),
-            .up = Matrix(up, intermediate, spec_.hidden, expert),
-            .down = Matrix(down, spec_.hidden, intermediate, expert)};
+    FfnWeights ffn = {.gate = Matrix(gate, intermediate, spec_.hidden, expert),
+                      .up = Matrix(up, intermediate, spec_.hidden, expert),
+                      .down = Matrix(down, spec_.hidden, intermediate, expert)};
+    if (ffn.up.dtype() != ffn.gate.dtype()) {  // their rows are packed side by side
+      throw Error("{}: expected {} as {}, got {}", ffn.up.tensor.name, DTypeName(ffn.gate.dtype()),
+                  ffn.gate.tensor.name, DTypeName(ffn.up.dtype()));
+    }
+    return ffn;
   }
 
   LayerWeights Layer() {

@@ -1,10 +1,10 @@
 // How the cells of the KV cache (kernels/kv_view.h) are multiplied, for any Simd. A kind of cells has
-//   Factor                    what the other side of a product is kept as: one number of a query, or one
-//   weight kPack                     numbers in a cell, factors it meets MulAdd<R, V, kStride>     sums[r][v]
-//   += cells[v] . factors[r * kStride ..], for V registers of cells MulAddFirst               the same for
-//   the first number of each cell; the others may be anything StoreFactors              a register of floats,
-//   rounded to the type of the cache, as factors StoreWeights              two registers of them; returns
-//   `total` plus the sum of the rounded, in some lanes
+// - Factor: what the other side of a product is kept as: one number of a query, or one weight;
+// - kPack: numbers in a cell, and factors it meets;
+// - MulAdd<R, V, kStride>: sums[r][v] += cells[v] . factors[r * kStride ..], for V registers of cells;
+// - MulAddFirst: the same for the first number of each cell; the others may be anything;
+// - StoreFactors: a register of floats, rounded to the type of the cache, as factors;
+// - StoreWeights: two registers of them; returns `total` plus the sum of the rounded, in some lanes.
 // The order of the additions to a sum is the same whatever R is.
 #pragma once
 

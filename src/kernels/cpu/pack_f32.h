@@ -17,7 +17,7 @@ struct F32Tiles {
 }
 
 template <int kTokens>
-int64_t NumTiles(int64_t tokens) {
+[[gnu::always_inline]] inline int64_t NumTiles(int64_t tokens) {
   return NumRuns<kTokens>(tokens);
 }
 

@@ -4,18 +4,16 @@
 // stay in registers: [kVectors][T] of them, 32 rows by T tokens, each one chain of additions in rising order
 // of columns. That order is the same for every T, which is what makes a batch equal its tokens alone.
 //
-//   struct Core {
-//     using S = ...;                                   // Simd of the sums
-//     static constexpr int kMaxTokens;                 // of a tile
-//     static constexpr int kColumnBytes;               // of one token of x as it is packed
-//     static constexpr bool kFetchesAhead;             // worth its code: Run<T, 1> and Run<T, 2> beside
-//     Run<T, 0> template <int T, int kLines>                     // sums of `groups` groups; x as Pack laid
-//     it out static void Run(const std::byte* w, const std::byte* x, int64_t groups, Ahead<kLines>& ahead,
-//                     typename S::Reg (&sums)[kVectors][T]);
-//   };
+// A Core has
+// - S: the Simd of the sums;
+// - kMaxTokens: of a tile;
+// - kColumnBytes: of one token of x as it is packed;
+// - kFetchesAhead: Run is made for every kLines, or for 0 alone, which is half the code;
+// - Run<T, kLines>(w, x, groups, ahead, sums): the sums of that many groups, from a panel of weights and a
+//   tile of x as its pack laid it out.
 //
-// One tile: memory is the limit, the panel streams by once and the hardware reads ahead. More: the panel is
-// used from L2 by one tile of tokens after another, while the first two fetch the next panel (or segment).
+// One tile: memory is the limit, and the panels stream by once. More: a block of panels is used from L2 by
+// one tile of tokens after another, while the first two fetch the next block (or segment).
 #pragma once
 
 #include <immintrin.h>

@@ -8,7 +8,6 @@
 
 namespace fiddler {
 
-// Groups of a panel in `format`: Visit(w, use) calls use(column of the group, its weights of vector v).
 template <class SimdType, WeightFormat format, int kTokens>
 struct F32Core {
   using S = SimdType;
@@ -86,7 +85,7 @@ struct F32Core {
   }
 };
 
-// The same for whatever format the weights have: one body is Do<Core>(args).
+// Calls body with the core of this format.
 template <class S, int kTokens, class Body>
 [[gnu::always_inline]] inline void WithF32Core(WeightFormat format, const Body& body) {
   switch (format) {

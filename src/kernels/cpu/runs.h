@@ -21,7 +21,7 @@ template <int kLargest, class Body>
 // [0, count) as runs [first, first + n): as few as can be with n <= kLargest, and of sizes as equal as can
 // be.
 template <int kLargest>
-constexpr int64_t NumRuns(int64_t count) {
+[[gnu::always_inline]] constexpr int64_t NumRuns(int64_t count) {
   return (count + kLargest - 1) / kLargest;
 }
 
