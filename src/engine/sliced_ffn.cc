@@ -11,9 +11,14 @@ namespace {
 // Shares that one run may write: as much as stays in the cores' caches next to the weights that stream by.
 constexpr int64_t kShareBytes = 8 << 20;
 
-// Columns of a task, in panels: enough of a slice in a row to read it fast, few enough for many tasks.
-constexpr int64_t kPanelsPerTask = 4;
-constexpr int64_t kColumnsPerTask = kPanelsPerTask * kPanelRows;
+// Columns of a task, in panels: every task reads all activations, so the fewer the better, but some for each
+// thread; y of a task stays in L2.
+int64_t PanelsPerTask(int64_t hidden, int threads) {
+  constexpr int64_t kMost = 16;
+  constexpr int64_t kTasksPerThread = 4;
+  const int64_t panels = (hidden + kPanelRows - 1) / kPanelRows;
+  return std::clamp<int64_t>(panels / (kTasksPerThread * threads), 1, kMost);
+}
 
 int64_t RowOf(const FfnPass& pass, int64_t t) { return pass.token_index ? pass.token_index[t] : t; }
 
@@ -24,10 +29,11 @@ float WeightOf(const FfnPass& pass, int64_t t) { return pass.weights ? pass.weig
 SlicedFfnRunner::SlicedFfnRunner(const SlicedFfnLimits& limits, const ParallelOps& ops, Workspace& workspace)
     : limits_(limits),
       ops_(ops),
+      panels_per_task_(PanelsPerTask(limits.hidden, ops.pool().num_threads())),
       x_(workspace.Bytes(limits.slots * PackedTokenBytes(limits.hidden))),
       h_(workspace.Bytes(limits.slot_neurons * static_cast<int64_t>(sizeof(float)))),
       worker_h_(workspace.Floats(ops.pool().num_threads() * limits.tokens * limits.slice_neurons)),
-      worker_y_(workspace.Floats(ops.pool().num_threads() * limits.tokens * kColumnsPerTask)),
+      worker_y_(workspace.Floats(ops.pool().num_threads() * limits.tokens * panels_per_task_ * kPanelRows)),
       shares_(reinterpret_cast<float*>(workspace.Bytes(kShareBytes))) {
   places_.reserve(static_cast<size_t>(limits.slots));
 }
@@ -150,17 +156,18 @@ void SlicedFfnRunner::RunInColumns(std::span<const FfnPass> passes, int64_t toke
   ForEachSlice(passes, [&](const FfnPass& pass, size_t index, int64_t slice, int worker) {
     GateUp(pass, index, slice, worker);
   });
-  const int64_t tasks = (hidden + kColumnsPerTask - 1) / kColumnsPerTask;
+  const int64_t columns_per_task = panels_per_task_ * kPanelRows;
+  const int64_t tasks = (hidden + columns_per_task - 1) / columns_per_task;
   ops_.pool().ParallelFor(tasks, [&](int64_t task, int worker) {
-    const int64_t begin = task * kColumnsPerTask;
-    const int64_t columns = std::min(kColumnsPerTask, hidden - begin);
-    float* const y = worker_y_ + worker * limits_.tokens * kColumnsPerTask;
+    const int64_t begin = task * columns_per_task;
+    const int64_t columns = std::min(columns_per_task, hidden - begin);
+    float* const y = worker_y_ + worker * limits_.tokens * columns_per_task;
     for (int64_t t = 0; t < tokens; ++t) std::fill_n(out + t * hidden + begin, columns, 0.0f);
     for (size_t p = 0; p < passes.size(); ++p) {
       const FfnPass& pass = passes[p];
       const PackedMatrix down = pass.ffn->Down(0);
       const PackedMatrix rows =
-          down.Panels(task * kPanelsPerTask, std::min((task + 1) * kPanelsPerTask, down.num_panels()));
+          down.Panels(task * panels_per_task_, std::min((task + 1) * panels_per_task_, down.num_panels()));
       ops_.kernels().mat_mul({.w = rows,
                               .panel_end = rows.num_panels(),
                               .rounding = RoundingOf(pass),

@@ -68,13 +68,14 @@ class SlicedFfnRunner {
 
   const SlicedFfnLimits limits_;
   const ParallelOps& ops_;
-  std::byte* x_;               // [slots, PackedTokenBytes(hidden)]
-  std::byte* h_;               // for each pass [slices, tokens, PackedTokenBytes(slice_neurons)]
-  float* worker_h_;            // [threads, tokens, slice_neurons]
-  float* worker_y_;            // [threads, tokens, columns of a task]
-  float* shares_;              // for each pass [slices, tokens, hidden]
-  bool one_x_ = false;         // all passes have the same x, packed once
-  std::vector<Place> places_;  // [passes] of the current run
+  const int64_t panels_per_task_;  // of columns
+  std::byte* x_;                   // [slots, PackedTokenBytes(hidden)]
+  std::byte* h_;                   // for each pass [slices, tokens, PackedTokenBytes(slice_neurons)]
+  float* worker_h_;                // [threads, tokens, slice_neurons]
+  float* worker_y_;                // [threads, tokens, columns of a task]
+  float* shares_;                  // for each pass [slices, tokens, hidden]
+  bool one_x_ = false;             // all passes have the same x, packed once
+  std::vector<Place> places_;      // [passes] of the current run
 };
 
 }  // namespace fiddler

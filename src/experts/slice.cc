@@ -25,7 +25,7 @@ const void* RowOf(const RowMajor& matrix, int64_t row, int64_t first_col = 0) {
 }  // namespace
 
 int64_t ChooseSliceNeurons(int64_t hidden, int64_t intermediate) {
-  constexpr int64_t kSmallest = 3 << 18;  // below, handing out tasks and starting copies shows
+  constexpr int64_t kSmallest = 3 << 19;  // below, handing out tasks and starting copies shows
   constexpr int64_t kLargest = 3 << 20;   // above, the last task of a layer to finish is waited for
   CHECK(hidden > 0 && intermediate > 0, "[{}, {}]", intermediate, hidden);
   const int64_t neuron_bytes = 3 * hidden * 2;  // of bf16

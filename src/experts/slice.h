@@ -59,7 +59,7 @@ struct SlicedFfn {
 };
 
 // Neurons of a slice for experts of this shape: a multiple of 64, the same for every format. Of the sizes
-// that keep a slice of bf16 within a 16th of the expert, but not below 0.75 nor above 3 MiB, the one that
+// that keep a slice of bf16 within a 16th of the expert, but not below 1.5 nor above 3 MiB, the one that
 // pads least, and of those the largest.
 int64_t ChooseSliceNeurons(int64_t hidden, int64_t intermediate);
 

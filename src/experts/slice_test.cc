@@ -16,9 +16,9 @@ TEST(SliceTest, NeuronsOfPublishedShapes) {
     int64_t hidden, intermediate, neurons;
   };
   for (const auto& [hidden, intermediate, neurons] : {Shape{4096, 14336, 128},  // 352 MB: 112 slices of 3 MiB
-                                                      Shape{2048, 768, 64},     // 9.4 MB: 12 of 0.75 MiB
-                                                      Shape{2048, 1024, 64},    // 12.6 MB: 16 of 0.75 MiB
-                                                      Shape{2048, 1408, 64},    // 17.3 MB: 22 of 0.75 MiB
+                                                      Shape{2048, 768, 128},    // 9.4 MB: 6 of 1.5 MiB
+                                                      Shape{2048, 1024, 128},   // 12.6 MB: 8 of 1.5 MiB
+                                                      Shape{2048, 1408, 128},   // 17.3 MB: 11 of 1.5 MiB
                                                       Shape{7168, 2048, 64},    // 88 MB: 32 of 2.6 MiB
                                                       Shape{16384, 6400, 64},   // never less than 64
                                                       Shape{256, 320, 320},     // one slice is small enough

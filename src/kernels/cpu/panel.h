@@ -42,7 +42,7 @@ struct Ahead {
 
 // How far ahead in its own stream a tile fetches, from memory or, for several tiles, from L2: 1 KB makes
 // 0.66, 2 KB 0.74, 4 KB 0.88 of a plain read at 8 tokens.
-constexpr int64_t kStreamAhead = 4096;
+constexpr int64_t kStreamAhead = 8192;
 
 [[gnu::always_inline]] inline void FetchStream(const std::byte* w) {
   _mm_prefetch(reinterpret_cast<const char*>(w) + kStreamAhead, _MM_HINT_T0);
@@ -57,7 +57,7 @@ template <class Core, class Body>
 
 // Panels and tiles that meet while both are in L2: a block of panels, half a megabyte of x. Both stream by
 // less often the larger they are; next to them the next block of panels comes in.
-constexpr int64_t kBlockBytes = 256 * 1024;
+constexpr int64_t kBlockBytes = 128 * 1024;
 constexpr int64_t kTilesBytes = 512 * 1024;
 
 // Calls store(panel, segment, first token, sums) with the sums of every panel in [panel_begin, panel_end),
