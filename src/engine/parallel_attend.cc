@@ -111,14 +111,14 @@ void ParallelAttend::SplitTiles(int64_t window) {
   int64_t total = 0;
   for (const Tile& tile : tiles_) total += tile.cost;
   const int64_t limit = total * spec_.num_kv_heads / (pool_.num_threads() * kTasksPerThread);
-  float* partials = partials_;
+  int64_t used = 0;  // of max_partial_floats_, which is 0 for one thread
   for (Tile& tile : tiles_) {
     const SegmentRange segments = Segments(tile, window);
     const int64_t floats = spec_.num_kv_heads * (segments.end - segments.begin) * PartialFloats(tile);
     if (tile.cost <= limit || segments.end - segments.begin == 1) break;
-    if (partials + floats > partials_ + max_partial_floats_) break;
-    tile.partials = partials;
-    partials += floats;
+    if (used + floats > max_partial_floats_) break;
+    tile.partials = partials_ + used;
+    used += floats;
   }
 }
 
