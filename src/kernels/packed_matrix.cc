@@ -339,9 +339,11 @@ void UnpackRow(const PackedMatrix& matrix, int64_t row, float* out) {
       case WeightFormat::kBF16:
         out[c] = ToFloat(reinterpret_cast<const BF16*>(group)[lane * 2 + i]);
         break;
-      case WeightFormat::kInt8:
-        out[c] = scale * static_cast<float>(bytes[(i / 4 * kPanelRows + lane) * 4 + i % 4] - 128);
+      case WeightFormat::kInt8: {
+        const int64_t at = (i / 4 * kPanelRows + lane) * 4 + i % 4;
+        out[c] = scale * static_cast<float>(bytes[at] - 128);
         break;
+      }
       case WeightFormat::kInt4: {
         const uint8_t pair = bytes[(i / 8 * kPanelRows + lane) * 4 + i % 4];
         out[c] = scale * static_cast<float>((i % 8 < 4 ? pair & 15 : pair >> 4) - 8);

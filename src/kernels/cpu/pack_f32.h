@@ -26,9 +26,9 @@ void PackF32(const PackArgs& args) {
   constexpr int64_t kBlock = 64;  // whole groups of every rounding
   const int64_t token_bytes = PackedTokenBytes(args.cols);
   ForEachTile<F32Tiles<kTokens>>(args.tokens, args.tile_begin, args.tile_end, [&](int64_t first, auto size) {
-    constexpr int T = decltype(size)::kValue;
+    constexpr int kTile = decltype(size)::kValue;
     auto* const tile = reinterpret_cast<float*>(args.packed + first * token_bytes);
-    for (int t = 0; t < T; ++t) {
+    for (int t = 0; t < kTile; ++t) {
       const float* const x = PackedRow(args, first + t);
       for (int64_t k = 0; k < args.cols; k += kBlock) {
         alignas(kCacheLine) float block[kBlock] = {};
@@ -36,7 +36,7 @@ void PackF32(const PackArgs& args) {
         for (int64_t i = 0; i < count; ++i) block[i] = x[k + i];
         const int64_t group = args.rounding == Rounding::kInt8Group32 ? 32 : kBlock;
         for (int64_t i = 0; i < kBlock; i += group) RoundGroup(args.rounding, group, block + i);
-        for (int64_t i = 0; i < kBlock; ++i) tile[(k + i) * T + t] = block[i];
+        for (int64_t i = 0; i < kBlock; ++i) tile[(k + i) * kTile + t] = block[i];
       }
     }
   });

@@ -87,19 +87,19 @@ template <class Core, class Store>
         // A function for each size of tile, not all of them in one: compilers take their time for that.
         ForEachTile<Core>(
             args.tokens, tile_begin, tile_end, [&](int64_t first, auto size) __attribute__((noinline)) {
-              constexpr int T = decltype(size)::kValue;
+              constexpr int kTile = decltype(size)::kValue;
               for (int64_t panel = begin; panel < end; ++panel) {
-                typename Core::S::Reg sums[kVectors][T];
+                typename Core::S::Reg sums[kVectors][kTile];
                 const std::byte* const panel_w = w + (panel - begin) * panel_bytes;
                 const std::byte* const panel_x = x + first * token_bytes;
-                if constexpr (T == 1 || !Core::kFetchesAhead) {
+                if constexpr (kTile == 1 || !Core::kFetchesAhead) {
                   Ahead<0> nothing;
                   Core::Run(panel_w, panel_x, groups, nothing, sums);
                 } else if (tiles == 1) {
                   Ahead<2> ahead{args.segments == 1 || last ? panel_w + kStreamAhead : next + fetched};
                   Core::Run(panel_w, panel_x, groups, ahead, sums);
                   fetched += panel_bytes;
-                } else if constexpr (2 * T >= Core::kMaxTokens) {  // several tiles are no smaller
+                } else if constexpr (2 * kTile >= Core::kMaxTokens) {  // several tiles are no smaller
                   const bool more = fetched < next_bytes;
                   Ahead<1> ahead{more ? next + fetched : panel_w};
                   Core::Run(panel_w, panel_x, groups, ahead, sums);

@@ -172,18 +172,18 @@ template <class S>
 void PackBF16(const PackArgs& args) {
   const int64_t token_bytes = PackedTokenBytes(args.cols);
   ForEachTile<BF16Core<S>>(args.tokens, args.tile_begin, args.tile_end, [&](int64_t first, auto size) {
-    constexpr int T = decltype(size)::kValue;
+    constexpr int kTile = decltype(size)::kValue;
     auto* pairs = reinterpret_cast<uint32_t*>(args.packed + first * token_bytes);
-    const float* x[T];
-    for (int t = 0; t < T; ++t) x[t] = PackedRow(args, first + t);
-    for (int64_t k = 0; k < args.cols; k += 32, pairs += 16 * T) {
-      __m512i rows[T];
+    const float* x[kTile];
+    for (int t = 0; t < kTile; ++t) x[t] = PackedRow(args, first + t);
+    for (int64_t k = 0; k < args.cols; k += 32, pairs += 16 * kTile) {
+      __m512i rows[kTile];
 #pragma GCC unroll 16
-      for (int t = 0; t < T; ++t) {
+      for (int t = 0; t < kTile; ++t) {
         rows[t] = reinterpret_cast<__m512i>(
             _mm512_cvtne2ps_pbh(LoadColumns<S>(x[t], k + 16, args.cols), LoadColumns<S>(x[t], k, args.cols)));
       }
-      StoreTransposed<T>(rows, 16, pairs);
+      StoreTransposed<kTile>(rows, 16, pairs);
     }
   });
 }
@@ -228,21 +228,21 @@ void PackInt8(const PackArgs& args) {
   const int64_t token_bytes = PackedTokenBytes(args.cols);
   ForEachTile<Int8Core<S, format>>(
       args.tokens, args.tile_begin, args.tile_end, [&](int64_t first, auto size) {
-        constexpr int T = decltype(size)::kValue;
+        constexpr int kTile = decltype(size)::kValue;
         auto* out = reinterpret_cast<uint32_t*>(args.packed + first * token_bytes);
-        const float* x[T];
-        for (int t = 0; t < T; ++t) x[t] = PackedRow(args, first + t);
-        for (int64_t k = 0; k < args.cols; k += kGroupCols, out += kGroupCols / 4 * T) {
-          __m512i rows[T];
-          for (int t = 0; t < T; ++t) {
+        const float* x[kTile];
+        for (int t = 0; t < kTile; ++t) x[t] = PackedRow(args, first + t);
+        for (int64_t k = 0; k < args.cols; k += kGroupCols, out += kGroupCols / 4 * kTile) {
+          __m512i rows[kTile];
+          for (int t = 0; t < kTile; ++t) {
             const auto group = Int8Group<S, kGroupCols>::Of(x[t], k, args.cols);
             const int32_t offset = -kOffset * group.sum;
             std::memcpy(out + t, &group.scale.scale, sizeof(float));
-            std::memcpy(out + T + t, &offset, sizeof(offset));
+            std::memcpy(out + kTile + t, &offset, sizeof(offset));
             rows[t] = group.words;
           }
-          out += 2 * T;
-          StoreTransposed<T>(rows, kGroupCols / 4, out);
+          out += 2 * kTile;
+          StoreTransposed<kTile>(rows, kGroupCols / 4, out);
         }
       });
 }

@@ -42,7 +42,7 @@ float ReadProbe(int64_t n, const float* data) {
   const int64_t part = n / kStreams / kStep * kStep;
   typename S::Reg sums[kStreams * kTogether];
 #pragma GCC unroll 16
-  for (int j = 0; j < kStreams * kTogether; ++j) sums[j] = S::Zero();
+  for (typename S::Reg& sum : sums) sum = S::Zero();
   for (int64_t i = 0; i < part; i += kStep) {
 #pragma GCC unroll 16
     for (int j = 0; j < kStreams * kTogether; ++j) {
