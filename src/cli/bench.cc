@@ -2,7 +2,6 @@
 // machine: decode is held against reading memory, prefill against the arithmetic that its weights are
 // multiplied with. --limits measures the limits alone.
 #include <algorithm>
-#include <chrono>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -15,6 +14,7 @@
 #include "cli/output.h"
 #include "cli/session.h"
 #include "cli/terminal.h"
+#include "cli/timing.h"
 #include "engine/engine.h"
 
 namespace fiddler {
@@ -129,12 +129,6 @@ class Benchmark {
     return options.batch * options.prompt_tokens / batch_tokens + options.batch + 1;
   }
 
-  static double SecondsOf(auto&& work) {
-    const auto start = std::chrono::steady_clock::now();
-    work();
-    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  }
-
   // Other tokens for every seed: other experts.
   std::vector<SequenceId> AddRandomRequests(uint64_t seed, int64_t max_tokens) {
     Rng rng(seed);
@@ -168,10 +162,16 @@ struct Samples {
   std::vector<double> decode_percent;
 };
 
+WeightFormat FfnFormat(const Session& session) {
+  for (const PackedLayer& layer : session.model().weights.layers) {
+    if (!layer.experts.empty()) return layer.experts.front().format;
+  }
+  return session.model().weights.layers.front().dense.format;
+}
+
 // The field of `limits` that products with these weights are held against.
 const char* ArithmeticLimit(const Session& session) {
-  const PackedLayer& layer = session.model().weights.layers.front();
-  const WeightFormat format = layer.experts.empty() ? layer.dense.format : layer.experts.front().format;
+  const WeightFormat format = FfnFormat(session);
   if (session.arithmetic() != Arithmetic::kFast || FastRounding(format) == Rounding::kNone)
     return "f32_gflops";
   return format == WeightFormat::kBF16 ? "bf16_gflops" : "int8_gops";
@@ -203,12 +203,6 @@ void PrintText(const OrderedJson& result) {
   };
   line("prefill", "gflops", "GFLOP/s");
   line("decode", "gbps", "GB/s");
-}
-
-double Median(std::vector<double> values) {
-  std::nth_element(values.begin(), values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2),
-                   values.end());
-  return values[values.size() / 2];
 }
 
 Samples Measure(const BenchOptions& options, Session& session, double flops_per_token) {
@@ -285,7 +279,9 @@ void Bench(const BenchOptions& options) {
 void BenchExperts(const BenchOptions& options) {
   constexpr int64_t kTokens[] = {1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 256, 512};
   Session session(options.model);
-  if (session.spec().moe.num_experts == 0) throw Error("--experts: expected a model with experts, got none");
+  const std::vector<LayerSpec>& layers = session.spec().layers;
+  if (std::ranges::none_of(layers, &LayerSpec::is_moe))
+    throw Error("--experts: expected a model with experts, got none");
   session.Load();
   const std::vector<ExpertTiming> timings = TimeExperts(session.model(), session.kernels(), session.pool(),
                                                         session.arithmetic(), kTokens, options.repetitions);
@@ -304,7 +300,7 @@ void BenchExperts(const BenchOptions& options) {
   const OrderedJson result = {{"model", session.config().name},
                               {"isa", session.kernels().isa},
                               {"threads", session.pool().num_threads()},
-                              {"format", FormatName(timings.front().format)},
+                              {"format", FormatName(FfnFormat(session))},
                               {"limits", limits},
                               {"cached_layer_us", layer_us},
                               {"experts", experts}};

@@ -1,12 +1,12 @@
 #include "cli/expert_bench.h"
 
 #include <algorithm>
-#include <chrono>
 #include <utility>
 
 #include "base/error.h"
 #include "base/rng.h"
 #include "calibrate/limits.h"
+#include "cli/timing.h"
 #include "engine/ffn.h"
 #include "engine/sliced_ffn.h"
 #include "engine/workspace.h"
@@ -15,18 +15,6 @@ namespace fiddler {
 namespace {
 
 constexpr double kTimedBytes = 300e6;  // read by one timing: some 10 ms, and far more than the caches hold
-
-double Seconds(auto&& work) {
-  const auto start = std::chrono::steady_clock::now();
-  work();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
-double Median(std::vector<double> values) {
-  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
-  std::nth_element(values.begin(), middle, values.end());
-  return *middle;
-}
 
 // Every routed expert of the model, each as a pass of its own.
 class ExpertRunner {
@@ -52,7 +40,7 @@ class ExpertRunner {
 
   // Seconds of one expert, the mean over `count` of them that were not used for the longest time.
   double Time(int64_t count, int64_t tokens) {
-    return Seconds([&] {
+    return SecondsOf([&] {
              for (int64_t i = 0; i < count; ++i) {
                const FfnPass pass = {.ffn = experts_[next_++ % experts_.size()], .tokens = tokens};
                runner_.Run({&pass, 1}, tokens, x_, out_);
@@ -78,6 +66,7 @@ std::vector<const SlicedFfn*> AllExperts(const PackedModel& model) {
   for (const PackedLayer& layer : model.weights.layers) {
     for (const SlicedFfn& expert : layer.experts) experts.push_back(&expert);
   }
+  if (experts.empty()) throw Error("--experts: expected a model with experts, got none");
   return experts;
 }
 
@@ -115,8 +104,7 @@ std::vector<ExpertTiming> TimeExperts(const PackedModel& model, const CpuKernels
   std::vector<ExpertTiming> timings;
   for (size_t i = 0; i < tokens.size(); ++i) {
     const double seconds = Median(samples[i].seconds);
-    timings.push_back({.format = expert.format,
-                       .tokens = tokens[i],
+    timings.push_back({.tokens = tokens[i],
                        .seconds = seconds,
                        .gbps = bytes / seconds / 1e9,
                        .gflops = operations_of_token * static_cast<double>(tokens[i]) / seconds / 1e9,
@@ -156,7 +144,7 @@ double TimeCachedLayer(const CpuKernels& kernels, ThreadPool& pool) {
   std::vector<double> seconds;
   constexpr int kLayers = 100;  // of one timing
   for (int i = 0; i < 100; ++i) {
-    const double all = Seconds([&] {
+    const double all = SecondsOf([&] {
       for (int l = 0; l < kLayers; ++l) ffn.Run(0, model.weights.layers[0], 1, x.data(), out.data());
     });
     seconds.push_back(all / kLayers);

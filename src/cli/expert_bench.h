@@ -15,7 +15,6 @@ namespace fiddler {
 
 // Medians over the rounds.
 struct ExpertTiming {
-  WeightFormat format = WeightFormat::kF32;
   int64_t tokens = 0;
   double seconds = 0;          // of one expert
   double gbps = 0;             // weights read

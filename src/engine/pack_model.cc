@@ -139,7 +139,7 @@ void RequireRoom(const Model& model, const PackFormat& format, uint64_t bytes, u
               FormatBytes(usable), fitting);
 }
 
-// For each task, the first one that is kPrefetchBytes ahead of it: [tasks.size() + 1] running bytes decide.
+// For each task, the first one that is kPrefetchBytes ahead of it.
 std::vector<size_t> TasksAhead(std::span<const Task> tasks) {
   std::vector<size_t> ahead(tasks.size());
   size_t next = 0;

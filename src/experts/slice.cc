@@ -8,8 +8,8 @@
 namespace fiddler {
 namespace {
 
-constexpr int64_t kGrain =
-    64;  // neurons: whole groups of columns of every format, whole panels of gate and up
+// Neurons: whole groups of columns of every format, whole panels of gate and up.
+constexpr int64_t kGrain = 64;
 constexpr int64_t kHalfPanel = kPanelRows / 2;
 
 using PanelRows = std::array<const void*, kPanelRows>;  // null: a row of zeros

@@ -22,7 +22,7 @@ bool RunsHere() {
 constexpr CpuKernels kAvx2 = {
     .isa = "avx2",
     .runs_here = RunsHere,
-    .num_tiles = [](Rounding, int64_t tokens) { return NumTiles<kF32Tokens<Simd>>(tokens); },
+    .num_tiles = [](Rounding, int64_t tokens) { return NumRuns<kF32Tokens<Simd>>(tokens); },
     .pack = PackF32<Simd, kF32Tokens<Simd>>,
     .mat_mul = MatMulF32<Simd>,
     .gate_up = GateUpF32<Simd>,

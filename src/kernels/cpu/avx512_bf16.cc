@@ -29,9 +29,9 @@ int64_t NumTilesOf(Rounding rounding, int64_t tokens) {
     case Rounding::kNone:
       return Avx512Kernels().num_tiles(rounding, tokens);
     case Rounding::kBF16:
-      return NumTiles<BF16Core<Simd>::kMaxTokens>(tokens);
+      return NumRuns<BF16Core<Simd>::kMaxTokens>(tokens);
     default:
-      return NumTiles<Int8::kMaxTokens>(tokens);
+      return NumRuns<Int8::kMaxTokens>(tokens);
   }
 }
 

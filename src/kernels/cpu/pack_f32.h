@@ -16,11 +16,6 @@ struct F32Tiles {
   return args.x + (args.row_index != nullptr ? args.row_index[t] : t) * args.x_stride;
 }
 
-template <int kTokens>
-[[gnu::always_inline]] inline int64_t NumTiles(int64_t tokens) {
-  return NumRuns<kTokens>(tokens);
-}
-
 template <class S, int kTokens>
 void PackF32(const PackArgs& args) {
   constexpr int64_t kBlock = 64;  // whole groups of every rounding

@@ -51,8 +51,8 @@ struct Int8Core {
   static constexpr int kVectors = kPanelRows / S::kWidth;
   static constexpr int kColumnBytes = 1;
   static constexpr bool kFetchesAhead = true;
-  static constexpr int kMaxTokens =
-      6;  // 12 sums of a group, 12 of all, two registers each of weights and scales
+  // 12 sums of a group, 12 of all, two registers each of weights and scales.
+  static constexpr int kMaxTokens = 6;
   static constexpr GroupLayout kGroup = LayoutOf(format);
   static constexpr int64_t kQuads = kGroup.cols / 4;
 
