@@ -35,10 +35,12 @@ class Builder {
         quantization_(format.quantization),
         memory_(memory),
         expert_format_(Quantized(FormatOfExperts(stored_))) {
-    const int64_t intermediate =
-        spec_.moe.num_experts > 0 ? spec_.moe.intermediate : spec_.dense_intermediate;
-    slice_neurons_ =
-        format.slice_neurons > 0 ? format.slice_neurons : ChooseSliceNeurons(spec_.hidden, intermediate);
+    const bool moe = spec_.moe.num_experts > 0;
+    slice_neurons_ = format.slice_neurons > 0
+                         ? format.slice_neurons
+                         : ChooseSliceNeurons(
+                               spec_.hidden, moe ? spec_.moe.intermediate : spec_.dense_intermediate,
+                               moe ? expert_format_ : Quantized(StoredFormat(stored_.layers.front().dense)));
   }
 
   PackLayout Build() {

@@ -7,16 +7,28 @@
 namespace fiddler {
 namespace {
 
-// A task is one panel where memory is the limit, so that the last to finish is short; a few where the
-// products are, which then share the reading of x.
-int64_t PanelsPerTask(int64_t tokens) { return tokens < 32 ? 1 : 4; }
+constexpr int64_t kManyTokens = 32;  // fewer: memory is the limit
 
-int64_t NumTasks(const PackedMatrix& w, int64_t tokens) {
-  const int64_t panels = PanelsPerTask(tokens);
-  return (w.num_panels() + panels - 1) / panels;
-}
+// Panels of a product, cut into tasks.
+struct Tasks {
+  Tasks(const PackedMatrix& w, int64_t tokens, int threads)
+      : panels(w.num_panels()),
+        // Of one panel where memory is the limit, so that the last to finish is short.
+        per_task(tokens < kManyTokens ? 1 : PanelsPerTask(panels, threads)) {}
+
+  int64_t count() const { return (panels + per_task - 1) / per_task; }
+
+  int64_t panels;
+  int64_t per_task;
+};
 
 }  // namespace
+
+int64_t PanelsPerTask(int64_t panels, int threads) {
+  constexpr int64_t kMost = 16;
+  constexpr int64_t kTasksPerThread = 4;
+  return std::clamp<int64_t>(panels / (kTasksPerThread * threads), 1, kMost);
+}
 
 ParallelOps::ParallelOps(const CpuKernels& kernels, ThreadPool& pool, Arithmetic arithmetic,
                          int64_t max_tokens, int64_t max_cols, Workspace& workspace)
@@ -49,15 +61,19 @@ void ParallelOps::MatMul(const Activations& activations, std::span<const Product
   int64_t tasks = 0;
   for (const Product& product : products) {
     CHECK(product.w.format == first.format && product.w.cols == first.cols);
-    tasks += NumTasks(product.w, tokens);
+    tasks += Tasks(product.w, tokens, pool_.num_threads()).count();
   }
   pool_.ParallelFor(tasks, [&](int64_t task, int) {
     const Product* product = products.data();
-    while (task >= NumTasks(product->w, tokens)) task -= NumTasks(product++->w, tokens);
-    const int64_t begin = task * PanelsPerTask(tokens);
+    Tasks of_product(product->w, tokens, pool_.num_threads());
+    for (; task >= of_product.count(); of_product = Tasks(product->w, tokens, pool_.num_threads())) {
+      task -= of_product.count();
+      ++product;
+    }
+    const int64_t begin = task * of_product.per_task;
     kernels_.mat_mul({.w = product->w,
                       .panel_begin = begin,
-                      .panel_end = std::min(begin + PanelsPerTask(tokens), product->w.num_panels()),
+                      .panel_end = std::min(begin + of_product.per_task, of_product.panels),
                       .rounding = rounding,
                       .tokens = tokens,
                       .x = packed_,

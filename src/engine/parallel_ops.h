@@ -31,6 +31,10 @@ struct Product {
   float* y = nullptr;           // [tokens, w.rows]
 };
 
+// How many panels of a matrix a task takes when there are many tokens: every task reads all of x, so the more
+// the better, but some tasks for each thread.
+int64_t PanelsPerTask(int64_t panels, int threads);
+
 class ParallelOps {
  public:
   // Both must outlive this object; so must the workspace. MatMul takes up to max_tokens of up to max_cols.

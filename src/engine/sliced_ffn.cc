@@ -11,15 +11,6 @@ namespace {
 // Shares that one run may write: as much as stays in the cores' caches next to the weights that stream by.
 constexpr int64_t kShareBytes = 8 << 20;
 
-// Columns of a task, in panels: every task reads all activations, so the fewer the better, but some for each
-// thread; y of a task stays in L2.
-int64_t PanelsPerTask(int64_t hidden, int threads) {
-  constexpr int64_t kMost = 16;
-  constexpr int64_t kTasksPerThread = 4;
-  const int64_t panels = (hidden + kPanelRows - 1) / kPanelRows;
-  return std::clamp<int64_t>(panels / (kTasksPerThread * threads), 1, kMost);
-}
-
 int64_t RowOf(const FfnPass& pass, int64_t t) { return pass.token_index ? pass.token_index[t] : t; }
 
 float WeightOf(const FfnPass& pass, int64_t t) { return pass.weights ? pass.weights[t] : 1.0f; }
@@ -29,7 +20,8 @@ float WeightOf(const FfnPass& pass, int64_t t) { return pass.weights ? pass.weig
 SlicedFfnRunner::SlicedFfnRunner(const SlicedFfnLimits& limits, const ParallelOps& ops, Workspace& workspace)
     : limits_(limits),
       ops_(ops),
-      panels_per_task_(PanelsPerTask(limits.hidden, ops.pool().num_threads())),
+      panels_per_task_(
+          PanelsPerTask((limits.hidden + kPanelRows - 1) / kPanelRows, ops.pool().num_threads())),
       x_(workspace.Bytes(limits.slots * PackedTokenBytes(limits.hidden))),
       h_(workspace.Bytes(limits.slot_neurons * static_cast<int64_t>(sizeof(float)))),
       worker_h_(workspace.Floats(ops.pool().num_threads() * limits.tokens * limits.slice_neurons)),
@@ -165,9 +157,12 @@ void SlicedFfnRunner::RunInColumns(std::span<const FfnPass> passes, int64_t toke
     for (int64_t t = 0; t < tokens; ++t) std::fill_n(out + t * hidden + begin, columns, 0.0f);
     for (size_t p = 0; p < passes.size(); ++p) {
       const FfnPass& pass = passes[p];
-      const PackedMatrix down = pass.ffn->Down(0);
-      const PackedMatrix rows =
-          down.Panels(task * panels_per_task_, std::min((task + 1) * panels_per_task_, down.num_panels()));
+      const auto rows_of = [&](const FfnPass& of) {
+        const PackedMatrix down = of.ffn->Down(0);
+        return down.Panels(task * panels_per_task_,
+                           std::min((task + 1) * panels_per_task_, down.num_panels()));
+      };
+      const PackedMatrix rows = rows_of(pass);
       ops_.kernels().mat_mul({.w = rows,
                               .panel_end = rows.num_panels(),
                               .rounding = RoundingOf(pass),
@@ -177,7 +172,8 @@ void SlicedFfnRunner::RunInColumns(std::span<const FfnPass> passes, int64_t toke
                               .w_segment_bytes = pass.ffn->slice_bytes(),
                               .x_segment_bytes = pass.tokens * PackedTokenBytes(pass.ffn->slice_neurons),
                               .y = y,
-                              .y_stride = columns});
+                              .y_stride = columns,
+                              .next = p + 1 < passes.size() ? rows_of(passes[p + 1]).data : nullptr});
       for (int64_t t = 0; t < pass.tokens; ++t) {
         ops_.kernels().add_rows({.rows = 1,
                                  .cols = columns,

@@ -24,15 +24,18 @@ const void* RowOf(const RowMajor& matrix, int64_t row, int64_t first_col = 0) {
 
 }  // namespace
 
-int64_t ChooseSliceNeurons(int64_t hidden, int64_t intermediate) {
-  constexpr int64_t kSmallest = 3 << 19;  // below, handing out tasks and starting copies shows
-  constexpr int64_t kLargest = 3 << 20;   // above, the last task of a layer to finish is waited for
+int64_t ChooseSliceNeurons(int64_t hidden, int64_t intermediate, WeightFormat format) {
+  constexpr int64_t kSmallest = 7 << 18;  // below, handing out tasks and starting copies shows
+  constexpr int64_t kLargest = 7 << 19;   // above, the last task of a layer to finish is waited for
+  constexpr int64_t kFewest = 4;          // slices, for threads and devices to share
   CHECK(hidden > 0 && intermediate > 0, "[{}, {}]", intermediate, hidden);
-  const int64_t neuron_bytes = 3 * hidden * 2;  // of bf16
-  const int64_t target = std::clamp(intermediate * neuron_bytes / 16, kSmallest, kLargest);
-  const int64_t most = std::max(kGrain, std::min(target / neuron_bytes, intermediate) / kGrain * kGrain);
+  const SlicedFfn grain = {
+      .data = nullptr, .format = format, .hidden = hidden, .intermediate = kGrain, .slice_neurons = kGrain};
+  const int64_t grains = (intermediate + kGrain - 1) / kGrain;
+  const int64_t target = std::clamp(grains * grain.slice_bytes() / 16, kSmallest, kLargest);
+  const int64_t most = std::clamp<int64_t>(target / grain.slice_bytes(), 1, (grains + kFewest - 1) / kFewest);
   int64_t best = kGrain;
-  for (int64_t neurons = kGrain; neurons <= most; neurons += kGrain) {
+  for (int64_t neurons = kGrain; neurons <= most * kGrain; neurons += kGrain) {
     if (RoundUp(intermediate, neurons) <= RoundUp(intermediate, best)) best = neurons;
   }
   return best;

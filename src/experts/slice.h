@@ -58,10 +58,10 @@ struct SlicedFfn {
   }
 };
 
-// Neurons of a slice for experts of this shape: a multiple of 64, the same for every format. Of the sizes
-// that keep a slice of bf16 within a 16th of the expert, but not below 1.5 nor above 3 MiB, the one that
+// Neurons of a slice for experts of this shape, a multiple of 64. Of the sizes that keep a slice within a
+// 16th of the expert, but not below 1.75 nor above 3.5 MiB, and an expert in no fewer than four, the one that
 // pads least, and of those the largest.
-int64_t ChooseSliceNeurons(int64_t hidden, int64_t intermediate);
+int64_t ChooseSliceNeurons(int64_t hidden, int64_t intermediate, WeightFormat format);
 
 // Some whole rows of a row-major matrix.
 struct RowMajor {

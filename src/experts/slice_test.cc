@@ -1,9 +1,11 @@
 #include "experts/slice.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <cstring>
+#include <string>
 #include <vector>
 
 #include "base/rng.h"
@@ -13,18 +15,24 @@ namespace {
 
 TEST(SliceTest, NeuronsOfPublishedShapes) {
   struct Shape {
-    int64_t hidden, intermediate, neurons;
+    int64_t hidden, intermediate, bf16, int8, int4;
   };
-  for (const auto& [hidden, intermediate, neurons] : {Shape{4096, 14336, 128},  // 352 MB: 112 slices of 3 MiB
-                                                      Shape{2048, 768, 128},    // 9.4 MB: 6 of 1.5 MiB
-                                                      Shape{2048, 1024, 128},   // 12.6 MB: 8 of 1.5 MiB
-                                                      Shape{2048, 1408, 128},   // 17.3 MB: 11 of 1.5 MiB
-                                                      Shape{7168, 2048, 64},    // 88 MB: 32 of 2.6 MiB
-                                                      Shape{16384, 6400, 64},   // never less than 64
-                                                      Shape{256, 320, 320},     // one slice is small enough
-                                                      Shape{64, 130, 64},       // 192 neurons, not 256
-                                                      Shape{64, 1, 64}}) {
-    EXPECT_EQ(ChooseSliceNeurons(hidden, intermediate), neurons) << hidden << " x " << intermediate;
+  for (const Shape& shape : {Shape{4096, 14336, 128, 256, 512},  // 352 MB in bf16: 112 slices of 3 MiB
+                             Shape{2048, 768, 128, 192, 192},    // 9.4 MB: 6 of 1.5 MiB; no fewer than 4
+                             Shape{2048, 1024, 128, 256, 256},   // 12.6 MB: 8 of 1.5 MiB
+                             Shape{2048, 1408, 128, 128, 128},   // 17.3 MB: 11 of 1.5 MiB
+                             Shape{7168, 2048, 64, 128, 128},    // 88 MB: 32 of 2.6 MiB
+                             Shape{16384, 6400, 64, 64, 128},    // never less than 64
+                             Shape{256, 320, 64, 64, 64},        // 5, not 3 that would be padded
+                             Shape{64, 1, 64, 64, 64}}) {
+    const auto neurons = [&](WeightFormat format) {
+      return ChooseSliceNeurons(shape.hidden, shape.intermediate, format);
+    };
+    const std::string name = fmt::format("{} x {}", shape.hidden, shape.intermediate);
+    EXPECT_EQ(neurons(WeightFormat::kBF16), shape.bf16) << name;
+    EXPECT_EQ(neurons(WeightFormat::kF16), shape.bf16) << name;
+    EXPECT_EQ(neurons(WeightFormat::kInt8), shape.int8) << name;
+    EXPECT_EQ(neurons(WeightFormat::kInt4), shape.int4) << name;
   }
 }
 

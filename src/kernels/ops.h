@@ -81,6 +81,7 @@ struct MatMulArgs {
   const float* bias = nullptr;  // [w.rows] or null
   float* y = nullptr;           // [tokens, w.rows]
   int64_t y_stride = 0;
+  const std::byte* next = nullptr;  // weights that the caller needs next, to be fetched; or null
 };
 
 // h[t, n] = silu(gate_n . x[t]) * (up_n . x[t]): the first half of a gated FFN. Panel i of w holds the gate

@@ -8,12 +8,12 @@
 // - S: the Simd of the sums;
 // - kMaxTokens: of a tile;
 // - kColumnBytes: of one token of x as it is packed;
-// - kFetchesAhead: Run is made for every kLines, or for 0 alone, which is half the code;
-// - Run<T, kLines>(w, x, groups, ahead, sums): the sums of that many groups, from a panel of weights and a
-//   tile of x as its pack laid it out.
+// - kChunkGroups: after so many groups it calls ahead.Fetch();
+// - Run<T>(w, x, groups, ahead, sums): the sums of that many groups, from a panel of weights and a tile of x
+//   as its pack laid it out.
 //
 // One tile: memory is the limit, and the panels stream by once. More: a block of panels is used from L2 by
-// one tile of tokens after another, while the first two fetch the next block (or segment).
+// one tile of tokens after another, while each fetches its part of the next block.
 #pragma once
 
 #include <immintrin.h>
@@ -24,19 +24,15 @@
 
 namespace fiddler {
 
-// What to fetch while a tile is multiplied: so many lines for every 128 bytes of weights that it reads.
-// Without, the hardware, which reads ahead by what has been missed, comes too late for two tokens and more;
-// for one it does better alone.
-template <int kLines>
+// What to fetch into L2 while a tile is multiplied: so many bytes for every chunk of weights that it reads.
 struct Ahead {
-  const std::byte* next = nullptr;
+  const std::byte* next;
+  const std::byte* end;
+  int64_t chunk_bytes;
 
   [[gnu::always_inline]] void Fetch() {
-#pragma GCC unroll 2
-    for (int i = 0; i < kLines; ++i, next += kCacheLine) {
-      // What one tile reads comes to L1; what follows for several must not push out what they use.
-      _mm_prefetch(reinterpret_cast<const char*>(next), kLines == 1 ? _MM_HINT_T1 : _MM_HINT_T0);
-    }
+    const std::byte* const stop = end - next < chunk_bytes ? end : next + chunk_bytes;
+    for (; next < stop; next += kCacheLine) _mm_prefetch(reinterpret_cast<const char*>(next), _MM_HINT_T1);
   }
 };
 
@@ -45,9 +41,12 @@ struct Ahead {
 // smaller blocks, 0.71.
 constexpr int64_t kStreamAhead = 8192;
 
+template <int kLines>
 [[gnu::always_inline]] inline void FetchStream(const std::byte* w) {
-  _mm_prefetch(reinterpret_cast<const char*>(w) + kStreamAhead, _MM_HINT_T0);
-  _mm_prefetch(reinterpret_cast<const char*>(w) + kStreamAhead + kCacheLine, _MM_HINT_T0);
+#pragma GCC unroll 2
+  for (int i = 0; i < kLines; ++i) {
+    _mm_prefetch(reinterpret_cast<const char*>(w) + kStreamAhead + i * kCacheLine, _MM_HINT_T0);
+  }
 }
 
 // Calls body(first, Size<T>) for tiles [begin, end) of a packed x. Pack and the products share it.
@@ -61,12 +60,22 @@ template <class Core, class Body>
 constexpr int64_t kBlockBytes = 128 * 1024;
 constexpr int64_t kTilesBytes = 512 * 1024;
 
+// A tile of a segment comes from another core's cache, and is too short for the hardware to see it coming.
+constexpr int64_t kShortTileBytes = 8192;
+
+[[gnu::always_inline]] inline void FetchTile(const std::byte* x, int64_t bytes) {
+  for (int64_t i = 0; i < bytes; i += kCacheLine) {
+    _mm_prefetch(reinterpret_cast<const char*>(x + i), _MM_HINT_T0);
+  }
+}
+
 // Calls store(panel, segment, first token, sums) with the sums of every panel in [panel_begin, panel_end),
 // segment and tile; segments in order.
 template <class Core, class Store>
 [[gnu::always_inline]] inline void MultiplyPanels(const MatMulArgs& args, const Store& store) {
   constexpr int kVectors = kPanelRows / Core::S::kWidth;
   const int64_t groups = args.w.num_groups();
+  const int64_t chunks = (groups + Core::kChunkGroups - 1) / Core::kChunkGroups;
   const int64_t token_bytes = PackedTokenBytes(args.w.cols);
   const int64_t panel_bytes = args.w.panel_bytes();
   const int64_t fit = kBlockBytes / panel_bytes;
@@ -76,41 +85,42 @@ template <class Core, class Store>
   const int64_t tile_block = args.segments > 1 || tiles_fit >= tiles ? tiles : tiles_fit < 2 ? 2 : tiles_fit;
   for (int64_t tile_begin = 0; tile_begin < tiles; tile_begin += tile_block) {
     const int64_t tile_end = tiles - tile_begin < tile_block ? tiles : tile_begin + tile_block;
-    for (int64_t begin = args.panel_begin; begin < args.panel_end; begin += block) {
-      const int64_t end = args.panel_end - begin < block ? args.panel_end : begin + block;
-      const std::byte* w = args.w.Panel(begin);
-      const std::byte* x = args.x;
-      for (int64_t segment = 0; segment < args.segments; ++segment) {
-        const bool last = segment + 1 == args.segments;
-        const std::byte* const next = last ? args.w.Panel(end) : w + args.w_segment_bytes;
-        const int64_t next_bytes = last && end == args.panel_end ? 0 : (end - begin) * panel_bytes;
-        int64_t fetched = 0;
+    for (int64_t segment = 0; segment < args.segments; ++segment) {
+      const std::byte* const x = args.x + segment * args.x_segment_bytes;
+      for (int64_t begin = args.panel_begin; begin < args.panel_end; begin += block) {
+        const int64_t end = args.panel_end - begin < block ? args.panel_end : begin + block;
+        const std::byte* const w = args.w.Panel(begin) + segment * args.w_segment_bytes;
+        const std::byte* next = args.next != nullptr ? args.next : w;  // the block after this one
+        if (end < args.panel_end) {
+          next = w + block * panel_bytes;
+        } else if (segment + 1 < args.segments) {
+          next = args.w.Panel(args.panel_begin) + (segment + 1) * args.w_segment_bytes;
+        } else if (tile_end < tiles) {
+          next = args.w.Panel(args.panel_begin);
+        }
+        // Every tile fetches its part of a panel of the next block for each panel of this one.
+        const bool streams = tiles == 1 && args.segments == 1;  // then FetchStream alone is enough
+        const int64_t part = streams || next == w ? 0 : panel_bytes / (tile_end - tile_begin);
+        const int64_t chunk_bytes = part / chunks + 1;
         // A function for each size of tile, not all of them in one: compilers take their time for that.
         ForEachTile<Core>(
             args.tokens, tile_begin, tile_end, [&](int64_t first, auto size) __attribute__((noinline)) {
               constexpr int kTile = decltype(size)::kValue;
+              const std::byte* const tile_x = x + first * token_bytes;
+              const int64_t tile_bytes = kTile * Core::kColumnBytes * args.w.cols;
+              if (args.segments > 1 && tile_bytes <= kShortTileBytes) {
+                const bool more = first + kTile < args.tokens;
+                FetchTile(more ? tile_x + kTile * token_bytes : x + args.x_segment_bytes, tile_bytes);
+              }
               for (int64_t panel = begin; panel < end; ++panel) {
                 typename Core::S::Reg sums[kVectors][kTile];
-                const std::byte* const panel_w = w + (panel - begin) * panel_bytes;
-                const std::byte* const panel_x = x + first * token_bytes;
-                if constexpr (kTile == 1 || !Core::kFetchesAhead) {
-                  Ahead<0> nothing;
-                  Core::Run(panel_w, panel_x, groups, nothing, sums);
-                } else if (tiles == 1) {
-                  Ahead<2> ahead{args.segments == 1 || last ? panel_w + kStreamAhead : next + fetched};
-                  Core::Run(panel_w, panel_x, groups, ahead, sums);
-                  fetched += panel_bytes;
-                } else if constexpr (2 * kTile >= Core::kMaxTokens) {  // several tiles are no smaller
-                  const bool more = fetched < next_bytes;
-                  Ahead<1> ahead{more ? next + fetched : panel_w};
-                  Core::Run(panel_w, panel_x, groups, ahead, sums);
-                  fetched += panel_bytes / 2;
-                }
+                const int64_t offset = (panel - begin) * panel_bytes;
+                Ahead ahead = {next + offset, next + offset + part, chunk_bytes};
+                Core::Run(w + offset, tile_x, groups, ahead, sums);
                 store(panel, segment, first, sums);
               }
+              next += part;
             });
-        w += args.w_segment_bytes;
-        x += args.x_segment_bytes;
       }
     }
   }

@@ -14,7 +14,7 @@ struct F32Core {
   using Reg = typename S::Reg;
   static constexpr int kVectors = kPanelRows / S::kWidth;
   static constexpr int kColumnBytes = 4;
-  static constexpr bool kFetchesAhead = false;
+  static constexpr int64_t kChunkGroups = 1;  // fetches nothing
   static constexpr int kMaxTokens = kTokens;
   static constexpr GroupLayout kGroup = LayoutOf(format);
 
@@ -41,9 +41,9 @@ struct F32Core {
     }
   }
 
-  template <int T, int kLines>
+  template <int T>
   // One function for mat_mul and gate_up: there are many, and sums in memory cost little beside their making.
-  [[gnu::noinline]] static void Run(const std::byte* w, const std::byte* x, int64_t groups, Ahead<kLines>&,
+  [[gnu::noinline]] static void Run(const std::byte* w, const std::byte* x, int64_t groups, Ahead&,
                                     Reg (&out)[kVectors][T]) {
     Reg sums[kVectors][T];  // not in `out`, which might be x for all the compiler knows
 #pragma GCC unroll 4
