@@ -76,6 +76,19 @@ TEST_P(AllocationTest, SteadyStateDecodingAllocatesNothing) {
   EXPECT_GT(allocations, counted) << "nobody counts";
 }
 
+// A long context, whose attention is split among the threads.
+TEST_P(AllocationTest, NorDoesALongContext) {
+  const PackedModel model = LoadPacked(GoldenModel(GetParam()));
+  ThreadPool pool(3, DiscoverTopology());
+  Engine engine(model, BestKernels(), pool, {.max_positions = 1500, .max_sequences = 1});
+  engine.Add({.prompt = std::vector<int32_t>(1300, 7), .max_tokens = 100, .stop_tokens = {-1}});
+  while (engine.Step().empty()) {
+  }
+  const int64_t before = allocations;
+  for (int step = 0; step < 50; ++step) ASSERT_EQ(engine.Step().size(), 1);
+  EXPECT_EQ(allocations - before, 0);
+}
+
 INSTANTIATE_TEST_SUITE_P(Models, AllocationTest,
                          testing::Values("mixtral-base", "qwen2-base", "olmoe-clip-gqa"),
                          [](const auto& test) { return "Model" + std::to_string(test.index); });

@@ -149,6 +149,18 @@ TEST(PackModelTest, ExpertsOfSeveralTypesShareAFormatThatHoldsAll) {
   }
 }
 
+// One product makes q, k and v, so they need one format.
+TEST(PackModelTest, ProjectionsOfSeveralTypesShareAFormatThatHoldsAll) {
+  Model model = MakeDummyModel(ReadModelConfig(GoldenModel("mixtral-base").string()), 1, DType::kBF16);
+  model.weights.layers[1].v.tensor.dtype = DType::kF16;
+  const PackedWeights weights = LayOut(model, {}).weights;
+  EXPECT_EQ(weights.layers[0].q.format, WeightFormat::kBF16);
+  for (const PackedMatrix* matrix : {&weights.layers[1].q, &weights.layers[1].k, &weights.layers[1].v}) {
+    EXPECT_EQ(matrix->format, WeightFormat::kF32);
+  }
+  EXPECT_EQ(weights.layers[1].o.format, WeightFormat::kBF16);
+}
+
 // Counts what is asked of a source.
 class CountingSource final : public WeightSource {
  public:

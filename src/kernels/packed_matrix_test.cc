@@ -170,6 +170,46 @@ TEST(PackedMatrix, ZerosStayZerosAndOneValueStaysItself) {
   }
 }
 
+// A group that no scale can hold says so; one too small for its scale to be inverted is zeros.
+TEST(PackedMatrix, GroupsOfOddValues) {
+  struct Case {
+    float value;
+    float others;
+  };
+  constexpr float kInf = std::numeric_limits<float>::infinity();
+  constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+  for (const WeightFormat format : {WeightFormat::kInt8, WeightFormat::kInt4}) {
+    const auto group = static_cast<size_t>(LayoutOf(format).cols);
+    for (const auto& [value, others] : {Case{kNan, 0.5F},
+                                        {kInf, 0.5F},
+                                        {-kInf, 0.5F},
+                                        {1e-38F, 1e-38F},
+                                        {1e-40F, 0},
+                                        {1e30F, 0.5F},
+                                        {-3e38F, 1e38F}}) {
+      Source source = MakeSource(DType::kF32, 1, 128, 12);
+      std::fill_n(source.values.begin() + static_cast<int64_t>(group), group, others);
+      source.values[group + 5] = value;
+      std::memcpy(source.bytes.data(), source.values.data(), source.bytes.size());
+      const std::vector<float> got = Unpack(Pack(source, format).matrix);
+      for (size_t i = 0; i < got.size(); ++i) {
+        SCOPED_TRACE(testing::Message() << FormatName(format) << " " << value << " at " << i);
+        const bool affected = i / group == 1;
+        const float largest = affected ? std::max(std::abs(value), std::abs(others)) : 4.0F;
+        if (affected && !std::isfinite(value)) {
+          EXPECT_TRUE(std::isnan(got[i]));
+        } else if (affected && largest < 0x1p-100F) {
+          EXPECT_EQ(got[i], 0);
+        } else {
+          ASSERT_TRUE(std::isfinite(got[i]));
+          EXPECT_LE(std::abs(got[i] - source.values[i]),
+                    largest * (format == WeightFormat::kInt8 ? 1.01F / 254 : 0.13F));
+        }
+      }
+    }
+  }
+}
+
 double RelativeRms(const std::vector<float>& got, const std::vector<float>& want) {
   double error = 0;
   double total = 0;

@@ -163,6 +163,17 @@ TEST(OpenModelTest, FilesThatAreNotThere) {
   }
 }
 
+// Their rows are packed side by side. (The bytes of a half are enough for a test that reads none.)
+TEST(OpenModelTest, GateAndUpOfTwoTypesAreRefused) {
+  EditedModel model("qwen3-sparse-step-f16");
+  const std::string up = "model.layers.0.mlp.up_proj.weight";
+  ASSERT_EQ(model.tensors.count(up), 1);
+  model.tensors[up].dtype = "BF16";
+  const std::string error = ErrorOf([&] { model.Open(); });
+  EXPECT_NE(error.find(up + ": expected F16 as "), std::string::npos) << error;
+  EXPECT_NE(error.find("got BF16"), std::string::npos) << error;
+}
+
 TEST(OpenModelTest, AConfigAloneHasNoWeights) {
   const TempFolder folder;
   const EditedModel model("olmoe-base");
