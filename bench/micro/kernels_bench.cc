@@ -1,5 +1,5 @@
 // One slice of a gated FFN on one thread: gate_up, pack of what comes out, mat_mul of the down part; in every
-// format and instruction set, as the engine runs it (measure.h says what the counters are). x is packed
+// format and instruction set (measure.h says what the counters are). x is packed
 // before, as all slices of an expert share it.
 //
 //   kernels_bench --benchmark_filter='avx512_bf16/.*/bf16/.*tokens:(1|8)$'
@@ -17,7 +17,8 @@
 namespace fiddler::bench {
 namespace {
 
-// Neurons of a slice, of experts with this width (ChooseSliceNeurons: both are slices of 128 neurons).
+// Neurons of a slice of 16-bit weights, of experts with this width (ChooseSliceNeurons); the same in every
+// format here, so that times compare.
 struct Geometry {
   const char* name;
   int64_t hidden;

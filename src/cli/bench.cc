@@ -162,16 +162,9 @@ struct Samples {
   std::vector<double> decode_percent;
 };
 
-WeightFormat FfnFormat(const Session& session) {
-  for (const PackedLayer& layer : session.model().weights.layers) {
-    if (!layer.experts.empty()) return layer.experts.front().format;
-  }
-  return session.model().weights.layers.front().dense.format;
-}
-
 // The field of `limits` that products with these weights are held against.
 const char* ArithmeticLimit(const Session& session) {
-  const WeightFormat format = FfnFormat(session);
+  const WeightFormat format = TypicalFfn(session.model().weights).format;
   if (session.arithmetic() != Arithmetic::kFast || FastRounding(format) == Rounding::kNone)
     return "f32_gflops";
   return format == WeightFormat::kBF16 ? "bf16_gflops" : "int8_gops";
@@ -300,7 +293,7 @@ void BenchExperts(const BenchOptions& options) {
   const OrderedJson result = {{"model", session.config().name},
                               {"isa", session.kernels().isa},
                               {"threads", session.pool().num_threads()},
-                              {"format", FormatName(FfnFormat(session))},
+                              {"format", FormatName(TypicalFfn(session.model().weights).format)},
                               {"limits", limits},
                               {"cached_layer_us", layer_us},
                               {"experts", experts}};
@@ -312,7 +305,8 @@ void BenchExperts(const BenchOptions& options) {
                             timing.tokens, 1e3 * timing.seconds, timing.gbps, timing.percent_of_read,
                             timing.gflops, timing.percent_of_peak, timing.times_one_token));
   }
-  WriteOutput(fmt::format("a MoE layer whose weights are in the caches: {:.1f} us\n", layer_us));
+  WriteOutput(
+      fmt::format("a MoE layer that is all in the caches (64 x 64, 2 of 8 experts): {:.1f} us\n", layer_us));
 }
 
 void BenchLimits(const BenchOptions& options) {

@@ -204,7 +204,8 @@ void Eval(const EvalOptions& options) {
     throw Error("{}: expected at least two tokens, got {}", options.ids_file.empty() ? "--text" : "--ids",
                 tokens.size());
   }
-  const int64_t context = std::min(options.context, session.spec().max_positions);
+  const int64_t context =
+      std::min({options.context, session.spec().max_positions, static_cast<int64_t>(tokens.size())});
   const bool quantized = session.quantization() != Quantization::kNone;
   if (options.compare && !quantized && session.arithmetic() == Arithmetic::kExact) {
     throw Error("--compare: expected --quant or --arithmetic fast, got neither: there is nothing to compare");

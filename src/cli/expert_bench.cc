@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <utility>
 
-#include "base/error.h"
+#include "base/check.h"
 #include "base/rng.h"
 #include "calibrate/limits.h"
 #include "cli/timing.h"
@@ -66,7 +66,7 @@ std::vector<const SlicedFfn*> AllExperts(const PackedModel& model) {
   for (const PackedLayer& layer : model.weights.layers) {
     for (const SlicedFfn& expert : layer.experts) experts.push_back(&expert);
   }
-  if (experts.empty()) throw Error("--experts: expected a model with experts, got none");
+  CHECK(!experts.empty());
   return experts;
 }
 

@@ -24,13 +24,14 @@ struct ExpertTiming {
   double times_one_token = 0;  // seconds over those of one token in the same round
 };
 
-// Runs the experts of `model` one at a time, each cold, with tokens[i] tokens, on all threads of the pool.
-// Throws Error if the model has no experts or memory is short.
+// Runs the experts of `model`, which must have some, one at a time, with tokens[i] tokens, on all threads of
+// the pool; each cold if all of them together are larger than the caches. Throws Error if memory is short.
 std::vector<ExpertTiming> TimeExperts(const PackedModel& model, const CpuKernels& kernels, ThreadPool& pool,
                                       Arithmetic arithmetic, std::span<const int64_t> tokens, int64_t rounds);
 
-// Seconds of one token through the FFN of a MoE layer whose weights stay in the caches: what a layer costs
-// beside reading its weights (waking and joining threads, rounding, adding up).
+// Seconds of one token through the FFN of a MoE layer of 8 experts, 2 of them active, whose weights stay in
+// the caches (64 x 64, one slice each): what a layer costs at least beside reading its weights (routing,
+// waking and joining threads, rounding, adding up).
 double TimeCachedLayer(const CpuKernels& kernels, ThreadPool& pool);
 
 }  // namespace fiddler

@@ -87,7 +87,7 @@ OrderedJson DescribePacking(const Model& model, Quantization quantization) {
   const PackLayout layout = LayOut(model, {.quantization = quantization});
   const PackedWeights& weights = layout.weights;
   const PackedLayer& layer = weights.layers.front();
-  const SlicedFfn& ffn = layer.experts.empty() ? layer.dense : layer.experts.front();
+  const SlicedFfn& ffn = TypicalFfn(weights);
   return {{"packed_bytes", layout.bytes},
           {"packed_expert_bytes", ExpertBytes(weights)},
           {"expert_format", FormatName(ffn.format)},

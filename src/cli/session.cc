@@ -40,7 +40,7 @@ void ModelOptions::Register(CLI::App& verb) {
       ->allow_extra_args(false);
   RegisterQuantization(verb, quantization);
   verb.add_option("--arithmetic", arithmetic,
-                  "fast: activations rounded to the type the processor multiplies fastest (bf16, int8); "
+                  "fast: activations rounded to match the weights (bf16 with bf16, int8 with int8 and int4); "
                   "exact: float32")
       ->check(CLI::IsMember({"fast", "exact"}))
       ->capture_default_str();

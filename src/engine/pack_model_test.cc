@@ -102,6 +102,22 @@ TEST(PackModelTest, EveryWeightIsWhereItBelongs) {
   }
 }
 
+TEST(PackModelTest, ExpertsOfSeveralSlicesOfAnySize) {
+  ModelConfig config = ReadModelConfig(GoldenModel("qwen2-base").string());
+  config.spec.moe.intermediate = 200;
+  config.spec.moe.shared_intermediate = 330;
+  const Model model = MakeDummyModel(config, 3, DType::kBF16);
+  for (const int64_t slice_neurons : {0, 64, 128}) {
+    const PackFormat format = {.slice_neurons = slice_neurons};
+    const PackedModel packed = Pack(model, format);
+    const PackLayout layout = LayOut(model, format, packed.memory.bytes().data());
+    for (const PackLayout::Ffn& ffn : layout.ffns) {
+      EXPECT_GE(ffn.to.num_slices(), 2);
+      ASSERT_NO_FATAL_FAILURE(ExpectFfn(*model.source, ffn));
+    }
+  }
+}
+
 TEST(PackModelTest, WhatIsQuantizedAndWhatIsNot) {
   const Model model = OpenModel(ReadModelConfig(GoldenModel("qwen2-published-window").string()));
   for (const Quantization quantization : {Quantization::kInt8, Quantization::kInt4}) {

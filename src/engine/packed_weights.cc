@@ -22,6 +22,13 @@ uint64_t ExpertBytes(const PackedWeights& weights) {
   return bytes;
 }
 
+const SlicedFfn& TypicalFfn(const PackedWeights& weights) {
+  for (const PackedLayer& layer : weights.layers) {
+    if (!layer.experts.empty()) return layer.experts.front();
+  }
+  return weights.layers.front().dense;
+}
+
 uint64_t TotalBytes(const PackedWeights& weights) {
   const uint64_t embedding = weights.head_is_embedding ? 0 : weights.embedding.bytes();
   return DenseBytes(weights) + ExpertBytes(weights) + embedding;

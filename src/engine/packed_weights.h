@@ -51,6 +51,9 @@ uint64_t ExpertBytes(const PackedWeights& weights);
 // Bytes of all matrices.
 uint64_t TotalBytes(const PackedWeights& weights);
 
+// An expert of the first layer that has some; of a model without experts, its first FFN.
+const SlicedFfn& TypicalFfn(const PackedWeights& weights);
+
 // What an engine runs.
 struct PackedModel {
   ModelSpec spec;

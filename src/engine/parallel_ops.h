@@ -11,9 +11,9 @@
 
 namespace fiddler {
 
-// How activations enter the products with weights of 16 and fewer bits.
+// How activations enter products.
 enum class Arithmetic : uint8_t {
-  kFast,   // rounded to the type that the processor multiplies fastest: BF16, or int8 with a scale a group
+  kFast,   // by the weights' format (FastRounding), on every processor: BF16, or int8 with a scale a group
   kExact,  // float32 as they are
 };
 

@@ -8,9 +8,6 @@
 namespace fiddler {
 namespace {
 
-// Shares that one run may write: as much as stays in the cores' caches next to the weights that stream by.
-constexpr int64_t kShareBytes = 8 << 20;
-
 int64_t RowOf(const FfnPass& pass, int64_t t) { return pass.token_index ? pass.token_index[t] : t; }
 
 float WeightOf(const FfnPass& pass, int64_t t) { return pass.weights ? pass.weights[t] : 1.0f; }
@@ -74,7 +71,7 @@ void SlicedFfnRunner::PackX(std::span<const FfnPass> passes, const float* x) {
                          .packed = x_ + places_[index].first_slot * PackedTokenBytes(limits_.hidden)});
   };
   if (one_x_) return pack(0, 0, 1);
-  constexpr int64_t kParts = 8;  // of a pass, which may be the only one
+  constexpr int64_t kParts = 8;  // of a pass, which may be the only one: some for each of a few threads
   ops_.pool().ParallelFor(static_cast<int64_t>(passes.size()) * kParts, [&](int64_t task, int) {
     pack(static_cast<size_t>(task / kParts), task % kParts, kParts);
   });
@@ -125,7 +122,7 @@ void SlicedFfnRunner::RunInShares(std::span<const FfnPass> passes, int64_t token
                             .y = shares_ + (places_[index].first_row + slice * pass.tokens) * hidden,
                             .y_stride = hidden});
   });
-  constexpr int64_t kParts = 16;
+  constexpr int64_t kParts = 16;  // at 4096 columns a part is a KiB of every share
   ops_.pool().ParallelFor(kParts, [&](int64_t part, int) {
     const auto [begin, end] = SplitRange(hidden, kParts, part, /*grain=*/kPanelRows);
     for (int64_t t = 0; t < tokens; ++t) std::fill(out + t * hidden + begin, out + t * hidden + end, 0.0f);

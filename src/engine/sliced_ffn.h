@@ -38,6 +38,10 @@ struct SlicedFfnLimits {
 
 class SlicedFfnRunner {
  public:
+  // Shares that one run may write: as much as stays in the cores' caches next to the weights that stream by.
+  // What needs more runs by columns.
+  static constexpr int64_t kShareBytes = 8 << 20;
+
   // Both references must outlive this object. Throws Error if memory is short.
   SlicedFfnRunner(const SlicedFfnLimits& limits, const ParallelOps& ops, Workspace& workspace);
 

@@ -33,7 +33,8 @@ int64_t ChooseSliceNeurons(int64_t hidden, int64_t intermediate, WeightFormat fo
       .data = nullptr, .format = format, .hidden = hidden, .intermediate = kGrain, .slice_neurons = kGrain};
   const int64_t grains = (intermediate + kGrain - 1) / kGrain;
   const int64_t target = std::clamp(grains * grain.slice_bytes() / 16, kSmallest, kLargest);
-  const int64_t most = std::clamp<int64_t>(target / grain.slice_bytes(), 1, (grains + kFewest - 1) / kFewest);
+  const int64_t most = std::clamp<int64_t>(target / grain.slice_bytes(), 1,
+                                           std::max<int64_t>(1, (grains - 1) / (kFewest - 1)));
   int64_t best = kGrain;
   for (int64_t neurons = kGrain; neurons <= most * kGrain; neurons += kGrain) {
     if (RoundUp(intermediate, neurons) <= RoundUp(intermediate, best)) best = neurons;

@@ -24,6 +24,8 @@ TEST(SliceTest, NeuronsOfPublishedShapes) {
                              Shape{7168, 2048, 64, 128, 128},    // 88 MB: 32 of 2.6 MiB
                              Shape{16384, 6400, 64, 64, 128},    // never less than 64
                              Shape{256, 320, 64, 64, 64},        // 5, not 3 that would be padded
+                             Shape{2048, 384, 64, 64, 64},       // 6, not 3
+                             Shape{256, 576, 64, 64, 64},        // 9: 128 would be padded
                              Shape{64, 1, 64, 64, 64}}) {
     const auto neurons = [&](WeightFormat format) {
       return ChooseSliceNeurons(shape.hidden, shape.intermediate, format);

@@ -81,7 +81,9 @@ struct MatMulArgs {
   const float* bias = nullptr;  // [w.rows] or null
   float* y = nullptr;           // [tokens, w.rows]
   int64_t y_stride = 0;
-  const std::byte* next = nullptr;  // weights that the caller needs next, to be fetched; or null
+  // Panels of the same size that the caller needs next: their first bytes may be fetched into the cache.
+  // Null: none. Never read.
+  const std::byte* next = nullptr;
 };
 
 // h[t, n] = silu(gate_n . x[t]) * (up_n . x[t]): the first half of a gated FFN. Panel i of w holds the gate

@@ -91,7 +91,8 @@ struct PackedMatrix {
 // Writes one panel of a matrix of `cols` columns in `format`: all PackedMatrix::panel_bytes() of it. Row i is
 // rows[i], `cols` elements of `dtype` (F32, F16 or BF16), or zeros where that is null or past the span.
 // Exact for the formats that hold the type; kInt8 and kInt4 round to the nearest multiple of the group's
-// scale (kInt8: largest magnitude / 127; kInt4: the best of a few scales by squared error).
+// scale (kInt8: largest magnitude / 127; kInt4: the best of a few scales by squared error). There an infinity
+// or a NaN makes NaNs of its whole group, and a group of magnitudes below 2^-100 becomes zeros.
 void PackPanel(WeightFormat format, DType dtype, std::span<const void* const> rows, int64_t cols,
                std::byte* panel);
 

@@ -141,15 +141,44 @@ TEST(MatMul, RandomCallsLikeOracle) {
   }
 }
 
-// More panels than a block (512 KB) of them, with one tile of tokens and several.
-TEST(MatMul, SeveralBlocksOfPanelsLikeOracle) {
+// Panels that are more than a block (128 KB) each, blocks of several panels, and so many tiles that they are
+// cut too (512 KB of x).
+TEST(MatMul, SeveralBlocksOfPanelsAndTilesLikeOracle) {
   Random random(4);
   for (const ProductKind kind : ProductKinds()) {
-    const int64_t panel_bytes = PackedMatrix{nullptr, kind.format, kPanelRows, 2100}.panel_bytes();
-    const int64_t rows = (512 * 1024 / panel_bytes + 1) * kPanelRows + 5;
+    const auto panels_of_block = [&](int64_t cols) {
+      return 128 * 1024 / PackedMatrix{nullptr, kind.format, kPanelRows, cols}.panel_bytes();
+    };
     for (const int64_t tokens : {1, 17}) {
-      ASSERT_NO_FATAL_FAILURE(ExpectMatMulLikeOracle(Product({kind, rows, 2100, tokens}, random)));
-      ASSERT_NO_FATAL_FAILURE(ExpectMatMulLikeOracle(Product({kind, 70, 1300, tokens, 3}, random)));
+      ASSERT_NO_FATAL_FAILURE(ExpectMatMulLikeOracle(Product({kind, 133, 4200, tokens}, random)));
+      const int64_t rows = (5 * panels_of_block(330) / 2) * kPanelRows + 5;
+      ASSERT_GE(panels_of_block(330), 3);
+      ASSERT_NO_FATAL_FAILURE(ExpectMatMulLikeOracle(Product({kind, rows, 330, tokens, 2}, random)));
+    }
+    ASSERT_NO_FATAL_FAILURE(ExpectMatMulLikeOracle(Product({kind, 70, 2100, 300}, random)));
+  }
+}
+
+// What comes next is only fetched: it may end anywhere, and changes nothing.
+TEST(MatMul, WhatComesNextIsNotRead) {
+  Random random(9);
+  for (const ProductKind kind : ProductKinds()) {
+    for (const int64_t segments : {1, 3}) {
+      const Product product({kind, 300, 260, 40, segments}, random);
+      GuardedArray<std::byte> end(1);
+      for (const CpuKernels* kernels : testing::FastKernels()) {
+        const auto x = product.PackedX(*kernels);
+        GuardedArray<float> without(product.y_size());
+        kernels->mat_mul(product.MatMul(*x, without.data()));
+        GuardedArray<float> with(product.y_size());
+        MatMulArgs args = product.MatMul(*x, with.data());
+        args.next = end.data();
+        kernels->mat_mul(args);
+        EXPECT_EQ(std::memcmp(without.data(), with.data(), static_cast<size_t>(with.size()) * sizeof(float)),
+                  0)
+            << kernels->isa;
+        EXPECT_TRUE(end.FrontIntact());
+      }
     }
   }
 }

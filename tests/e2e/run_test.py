@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import harness
 from harness import DEMO, GOLDENS, TestCase, fiddler
@@ -201,6 +202,16 @@ class MadeUpWeights(TestCase):
             self.assertGreater(limit, 0)
         self.assertLessEqual({"tokens", "tokens_per_s", "gflops", "percent_of_limit"}, set(result["prefill"]))
         self.assertLessEqual({"tokens", "tokens_per_s", "gbps", "percent_of_limit"}, set(result["decode"]))
+
+    def test_bench_experts(self) -> None:
+        if Path(harness.FIDDLER).parent.name in ("asan", "tsan"):
+            self.skipTest("a second of arithmetic, minutes under a sanitizer")
+        result = self.succeed("bench", self.CONFIG, "--dummy-weights", "1", "--experts", "--repeat", "1", "--json").json()
+        self.assertEqual([row["tokens"] for row in result["experts"]][:3], [1, 2, 3])
+        for row in result["experts"]:
+            self.assertGreater(row["gbps"], 0)
+            self.assertGreater(row["percent_of_peak"], 0)
+        self.assertGreater(result["cached_layer_us"], 0)
 
     def test_bench_limits_without_a_model(self) -> None:
         result = self.succeed("bench", "--limits", "--json").json()

@@ -24,7 +24,7 @@ template <class S>
   return S::TimesPowerOfTwo(p, n);
 }
 
-// 2^(x - base) for a whole base, of which x - base <= 1: 2^r * 2^(n - base), n = round(x), |r| <= 1/2, with
+// 2^(x - base) for a whole base, x - base <= 100: 2^r * 2^(n - base), n = round(x), |r| <= 1/2, with
 // the polynomial of least relative error (9e-8) among those that are 1 at 0. The bits of the result but for
 // its exponent do not depend on base; 0 from x - base = -150 down; NaN stays NaN.
 template <class S>

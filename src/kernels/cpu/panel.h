@@ -6,9 +6,10 @@
 //
 // A Core has
 // - S: the Simd of the sums;
+// - kVectors: registers of a panel's rows;
 // - kMaxTokens: of a tile;
 // - kColumnBytes: of one token of x as it is packed;
-// - kChunkGroups: after so many groups it calls ahead.Fetch();
+// - kChunkGroups: a core that fetches ahead does so once for as many groups;
 // - Run<T>(w, x, groups, ahead, sums): the sums of that many groups, from a panel of weights and a tile of x
 //   as its pack laid it out.
 //
@@ -24,15 +25,21 @@
 
 namespace fiddler {
 
-// What to fetch into L2 while a tile is multiplied: so many bytes for every chunk of weights that it reads.
+template <int kLevel>
+[[gnu::always_inline]] inline void Prefetch(uintptr_t address) {
+  _mm_prefetch(reinterpret_cast<const char*>(address), kLevel == 1 ? _MM_HINT_T0 : _MM_HINT_T1);
+}
+
+// What to fetch into L2 while tiles are multiplied: so many bytes for every chunk of weights that they read.
+// Addresses, since nothing need be there.
 struct Ahead {
-  const std::byte* next;
-  const std::byte* end;
+  uintptr_t next;
+  uintptr_t end;
   int64_t chunk_bytes;
 
   [[gnu::always_inline]] void Fetch() {
-    const std::byte* const stop = end - next < chunk_bytes ? end : next + chunk_bytes;
-    for (; next < stop; next += kCacheLine) _mm_prefetch(reinterpret_cast<const char*>(next), _MM_HINT_T1);
+    const uintptr_t stop = static_cast<int64_t>(end - next) < chunk_bytes ? end : next + chunk_bytes;
+    for (; next < stop; next += kCacheLine) Prefetch<2>(next);
   }
 };
 
@@ -45,7 +52,7 @@ template <int kLines>
 [[gnu::always_inline]] inline void FetchStream(const std::byte* w) {
 #pragma GCC unroll 2
   for (int i = 0; i < kLines; ++i) {
-    _mm_prefetch(reinterpret_cast<const char*>(w) + kStreamAhead + i * kCacheLine, _MM_HINT_T0);
+    Prefetch<1>(reinterpret_cast<uintptr_t>(w) + kStreamAhead + i * kCacheLine);
   }
 }
 
@@ -60,48 +67,57 @@ template <class Core, class Body>
 constexpr int64_t kBlockBytes = 128 * 1024;
 constexpr int64_t kTilesBytes = 512 * 1024;
 
-// A tile of a segment comes from another core's cache, and is too short for the hardware to see it coming.
+// A tile of a segment was packed by another core and is too short for the hardware to see it coming. A longer
+// one would push the weights out of L1.
 constexpr int64_t kShortTileBytes = 8192;
 
 [[gnu::always_inline]] inline void FetchTile(const std::byte* x, int64_t bytes) {
-  for (int64_t i = 0; i < bytes; i += kCacheLine) {
-    _mm_prefetch(reinterpret_cast<const char*>(x + i), _MM_HINT_T0);
-  }
+  for (int64_t i = 0; i < bytes; i += kCacheLine) Prefetch<1>(reinterpret_cast<uintptr_t>(x) + i);
 }
 
 // Calls store(panel, segment, first token, sums) with the sums of every panel in [panel_begin, panel_end),
 // segment and tile; segments in order.
 template <class Core, class Store>
 [[gnu::always_inline]] inline void MultiplyPanels(const MatMulArgs& args, const Store& store) {
-  constexpr int kVectors = kPanelRows / Core::S::kWidth;
   const int64_t groups = args.w.num_groups();
-  const int64_t chunks = (groups + Core::kChunkGroups - 1) / Core::kChunkGroups;
   const int64_t token_bytes = PackedTokenBytes(args.w.cols);
   const int64_t panel_bytes = args.w.panel_bytes();
+  const int64_t panels = args.panel_end - args.panel_begin;
   const int64_t fit = kBlockBytes / panel_bytes;
-  const int64_t block = fit < 1 ? 1 : fit;
+  const int64_t blocks = fit < 1 ? panels : (panels + fit - 1) / fit;
   const int64_t tiles = NumRuns<Core::kMaxTokens>(args.tokens);
+  // + 1: without columns the division has a divisor all the same.
   const int64_t tiles_fit = kTilesBytes / (Core::kMaxTokens * Core::kColumnBytes * (args.w.cols + 1));
   const int64_t tile_block = args.segments > 1 || tiles_fit >= tiles ? tiles : tiles_fit < 2 ? 2 : tiles_fit;
+  const auto panel_of = [&](int64_t block) { return args.panel_begin + panels * block / blocks; };
   for (int64_t tile_begin = 0; tile_begin < tiles; tile_begin += tile_block) {
     const int64_t tile_end = tiles - tile_begin < tile_block ? tiles : tile_begin + tile_block;
     for (int64_t segment = 0; segment < args.segments; ++segment) {
+      const bool last_segment = segment + 1 == args.segments;
+      const std::byte* const w = args.w.data + segment * args.w_segment_bytes;
       const std::byte* const x = args.x + segment * args.x_segment_bytes;
-      for (int64_t begin = args.panel_begin; begin < args.panel_end; begin += block) {
-        const int64_t end = args.panel_end - begin < block ? args.panel_end : begin + block;
-        const std::byte* const w = args.w.Panel(begin) + segment * args.w_segment_bytes;
-        const std::byte* next = args.next != nullptr ? args.next : w;  // the block after this one
-        if (end < args.panel_end) {
-          next = w + block * panel_bytes;
-        } else if (segment + 1 < args.segments) {
-          next = args.w.Panel(args.panel_begin) + (segment + 1) * args.w_segment_bytes;
+      for (int64_t block = 0; block < blocks; ++block) {
+        const int64_t begin = panel_of(block);
+        const int64_t end = panel_of(block + 1);
+        const std::byte* next = args.next;  // where the block after this one is, if there is one
+        int64_t next_panels = panel_of(1) - args.panel_begin;
+        if (block + 1 < blocks) {
+          next = w + end * panel_bytes;
+          next_panels = panel_of(block + 2) - end;
+        } else if (!last_segment) {
+          next = w + args.w_segment_bytes + args.panel_begin * panel_bytes;
         } else if (tile_end < tiles) {
           next = args.w.Panel(args.panel_begin);
         }
-        // Every tile fetches its part of a panel of the next block for each panel of this one.
-        const bool streams = tiles == 1 && args.segments == 1;  // then FetchStream alone is enough
-        const int64_t part = streams || next == w ? 0 : panel_bytes / (tile_end - tile_begin);
-        const int64_t chunk_bytes = part / chunks + 1;
+        // One tile and no segments: a tile reads on where it is, which FetchStream or the hardware sees.
+        if (next == nullptr || (tiles == 1 && args.segments == 1)) next_panels = 0;
+        const int64_t runs = (tile_end - tile_begin) * (end - begin);
+        const int64_t chunks = runs * (groups / Core::kChunkGroups + (groups % Core::kChunkGroups > 0));
+        const int64_t lines = chunks == 0 ? 0 : next_panels * panel_bytes / kCacheLine;
+        const auto from = reinterpret_cast<uintptr_t>(next);
+        Ahead ahead = {.next = from,
+                       .end = from + lines * kCacheLine,
+                       .chunk_bytes = lines == 0 ? 0 : (lines + chunks - 1) / chunks * kCacheLine};
         // A function for each size of tile, not all of them in one: compilers take their time for that.
         ForEachTile<Core>(
             args.tokens, tile_begin, tile_end, [&](int64_t first, auto size) __attribute__((noinline)) {
@@ -109,17 +125,17 @@ template <class Core, class Store>
               const std::byte* const tile_x = x + first * token_bytes;
               const int64_t tile_bytes = kTile * Core::kColumnBytes * args.w.cols;
               if (args.segments > 1 && tile_bytes <= kShortTileBytes) {
-                const bool more = first + kTile < args.tokens;
-                FetchTile(more ? tile_x + kTile * token_bytes : x + args.x_segment_bytes, tile_bytes);
+                if (first + kTile < args.tokens) {
+                  FetchTile(tile_x + kTile * token_bytes, tile_bytes);
+                } else if (!last_segment) {
+                  FetchTile(x + args.x_segment_bytes, tile_bytes);
+                }
               }
               for (int64_t panel = begin; panel < end; ++panel) {
-                typename Core::S::Reg sums[kVectors][kTile];
-                const int64_t offset = (panel - begin) * panel_bytes;
-                Ahead ahead = {next + offset, next + offset + part, chunk_bytes};
-                Core::Run(w + offset, tile_x, groups, ahead, sums);
+                typename Core::S::Reg sums[Core::kVectors][kTile];
+                Core::Run(w + panel * panel_bytes, tile_x, groups, ahead, sums);
                 store(panel, segment, first, sums);
               }
-              next += part;
             });
       }
     }

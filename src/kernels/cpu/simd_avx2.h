@@ -42,12 +42,6 @@ struct Simd {
 
   // The first n < kWidth elements, zeros behind them; nothing past them is touched.
   static Reg LoadFirst(const float* p, int64_t n) { return _mm256_maskload_ps(p, Mask(n)); }
-  template <class Half>
-  static Reg LoadFirst(const Half* p, int64_t n) {
-    Half padded[kWidth] = {};
-    for (int64_t i = 0; i < n; ++i) padded[i] = p[i];
-    return Load(padded);
-  }
 
   static void Store(float* p, Reg a) { _mm256_storeu_ps(p, a); }
   static void StoreFirst(float* p, int64_t n, Reg a) { _mm256_maskstore_ps(p, Mask(n), a); }

@@ -44,10 +44,6 @@ struct Simd {
 
   // The first n < kWidth elements, zeros behind them; nothing past them is touched.
   static Reg LoadFirst(const float* p, int64_t n) { return _mm512_maskz_loadu_ps(Mask(n), p); }
-  static Reg LoadFirst(const F16* p, int64_t n) {
-    return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(Mask(n), p));
-  }
-  static Reg LoadFirst(const BF16* p, int64_t n) { return Widen(_mm256_maskz_loadu_epi16(Mask(n), p)); }
 
   static void Store(float* p, Reg a) { _mm512_storeu_ps(p, a); }
   static void StoreFirst(float* p, int64_t n, Reg a) { _mm512_mask_storeu_ps(p, Mask(n), a); }

@@ -44,8 +44,12 @@ void MatMul(const MatMulArgs& args) {
       const std::byte* x = args.x + segment * args.x_segment_bytes;
       for (int64_t t = 0; t < args.tokens; ++t) {
         float& y = args.y[t * args.y_stride + r];
-        const double start = segment > 0 ? y : args.bias ? args.bias[r] : 0.0;
-        y = static_cast<float>(start + Dot(weights, x + t * token_bytes));
+        const double sum = Dot(weights, x + t * token_bytes);
+        if (segment > 0) {
+          y += static_cast<float>(sum);  // as if the caller added what the segments give
+        } else {
+          y = static_cast<float>(sum + (args.bias ? args.bias[r] : 0.0));
+        }
       }
     }
   }
