@@ -31,15 +31,26 @@ struct BenchOptions {
   bool json = false;
 };
 
-// Weights a step reads: dense ones once, whatever the batch; of the experts, those the router chose.
-class WeightTraffic {
+// What a step reads: dense weights once, whatever the batch; of the experts, those the router chose; the keys
+// and values of every sequence.
+class Traffic {
  public:
-  explicit WeightTraffic(const PackedModel& model)
-      : weights_(model.weights),
+  Traffic(const PackedModel& model, Arithmetic arithmetic)
+      : spec_(model.spec),
+        weights_(model.weights),
         dense_bytes_(DenseBytes(model.weights)),
+        position_bytes_(2 * static_cast<uint64_t>(spec_.attention.kv_width()) *
+                        DTypeBytes(KvTypeFor(model, arithmetic))),
         touched_(static_cast<size_t>(model.spec.moe.num_experts)) {}
 
-  void CountStep() { bytes_ += dense_bytes_; }
+  // One token for each of `sequences`, at `positions` with its own.
+  void CountStep(int64_t sequences, int64_t positions) {
+    bytes_ += dense_bytes_;
+    for (const LayerSpec& layer : spec_.layers) {
+      const int64_t seen = layer.sliding_window > 0 ? std::min(positions, layer.sliding_window) : positions;
+      bytes_ += static_cast<uint64_t>(sequences * seen) * position_bytes_;
+    }
+  }
 
   void CountExperts(const Routing& routing) {
     const std::vector<SlicedFfn>& experts = weights_.layers[static_cast<size_t>(routing.layer)].experts;
@@ -55,8 +66,10 @@ class WeightTraffic {
   double bytes() const { return static_cast<double>(bytes_); }
 
  private:
+  const ModelSpec& spec_;
   const PackedWeights& weights_;
   const uint64_t dense_bytes_;
+  const uint64_t position_bytes_;  // of one layer
   std::vector<bool> touched_;  // [num_experts], scratch
   uint64_t bytes_ = 0;
 };
@@ -81,7 +94,7 @@ class Benchmark {
                 {.max_positions = Positions(options),
                  .max_sequences = options.batch,
                  .arithmetic = session.arithmetic()}),
-        traffic_(session.model()) {
+        traffic_(session.model(), session.arithmetic()) {
     engine_.ObserveRouting([this](const Routing& routing) { traffic_.CountExperts(routing); });
   }
 
@@ -101,7 +114,7 @@ class Benchmark {
 
   struct DecodeTiming {
     double seconds;
-    double bytes;  // of weights read
+    double bytes;  // of weights, keys and values read
   };
 
   // Steps in which every sequence of a batch gets a token.
@@ -114,7 +127,7 @@ class Benchmark {
     const double seconds = SecondsOf([&] {
       for (int64_t step = 0; step < options_.generated_tokens; ++step) {
         engine_.Step();
-        traffic_.CountStep();
+        traffic_.CountStep(options_.batch, options_.prompt_tokens + 1 + step);
       }
     });
     for (SequenceId id : ids) engine_.Cancel(id);
@@ -146,7 +159,7 @@ class Benchmark {
   const BenchOptions& options_;
   const int64_t vocab_size_;
   Engine engine_;
-  WeightTraffic traffic_;
+  Traffic traffic_;
 };
 
 // Of every round; the limits as they were beside it.
