@@ -75,7 +75,7 @@ struct Ratios {
 class LayerPlanTest : public testing::TestWithParam<Regime> {};
 
 TEST_P(LayerPlanTest, IsNearTheBestOfAllDecisions) {
-  constexpr int kLayers = 400;
+  constexpr int kLayers = 4000;
   Rng rng(1);
   LayerPlanner planner(16);
   Ratios ratios;
@@ -88,7 +88,8 @@ TEST_P(LayerPlanTest, IsNearTheBestOfAllDecisions) {
     const double best = Oracle(layer).Optimum(options.max_fetch);
     const double ratio = best == 0 ? 1 + plan.times.seconds() : plan.times.seconds() / best;
     ASSERT_GE(ratio, 1 - kRounding) << "the oracle missed something";
-    ASSERT_LE(ratio, 1.05) << "layer " << i;
+    EXPECT_LE(ratio, 1.05) << "layer " << i << ", " << layer.loads.size() << " experts, "
+                           << layer.loads[0].resident + layer.loads[0].missing;
     if (IsExact(layer)) {
       ASSERT_LE(ratio, 1 + kRounding) << "layer " << i;
     }
@@ -195,10 +196,10 @@ CostModel SimpleCost() {
 
 TEST(LayerPlanExampleTest, CpuAndLinkShareAMiss) {
   LayerPlanner planner(2);
-  const std::vector<ExpertLoad> loads = {{.tokens = 1, .missing = 8}};
+  const std::vector<ExpertLoad> loads = {{.tokens = 1, .missing = 7}};
   const LayerPlan plan = planner.Plan(loads, SimpleCost());
-  EXPECT_EQ(plan.shares[0].fetch, 5);  // there at 15, done at 16; the CPU's 3 at 12. With 4: 13 and 16
-  EXPECT_EQ(plan.times.seconds(), 16);
+  EXPECT_EQ(plan.shares[0].fetch, 4);  // there at 12, done at 13; the CPU's 3 at 12. With 3: 10 and 16
+  EXPECT_EQ(plan.times.seconds(), 13);
 }
 
 TEST(LayerPlanExampleTest, AmongEqualsTheFirstIsFetchedAndTheLastGivesBack) {

@@ -87,14 +87,22 @@ struct SplitSearch::Problem {
   int64_t max_fetch;
   double keep_seconds;
   double best_objective = std::numeric_limits<double>::infinity();
+  double cpu_weight = 0;  // of the bound in Branch
+  int branches_left = 0;
 };
 
 namespace {
 
-struct Counts {
+struct Prefixes {
   int64_t fetch = 0;
   int64_t cpu_resident = 0;
+  bool link_limits = false;  // more than the GPU's arithmetic
+  double last_ratio = 0;     // CPU time over GPU time of the last slice that is fetched
 };
+
+double Ratio(const SliceGroup& group) {
+  return group.cpu_seconds / std::max(group.gpu_seconds, std::numeric_limits<double>::min());
+}
 
 // The best of all (the first F missing slices along one order are fetched, the CPU takes the first C resident
 // ones along another). With F the CPU gets less to do and the GPU more, with C the reverse, so the C at which
@@ -102,9 +110,9 @@ struct Counts {
 //
 // Prices the flow shop as if slices crossed the link in the order they are chosen: exact for the order of the
 // groups, never too low for others.
-Counts Scan(std::span<const SliceGroup> groups, std::span<const size_t> fetch_order,
-            std::span<const size_t> give_order, const CostModel& cost, int64_t max_fetch,
-            double keep_seconds) {
+Prefixes Scan(std::span<const SliceGroup> groups, std::span<const size_t> fetch_order,
+              std::span<const size_t> give_order, const CostModel& cost, int64_t max_fetch,
+              double keep_seconds) {
   int64_t missing = 0;
   int64_t resident = 0;
   double cpu_missing = 0;  // seconds the CPU needs for missing slices that are not fetched
@@ -123,9 +131,10 @@ Counts Scan(std::span<const SliceGroup> groups, std::span<const size_t> fetch_or
   int64_t give = 0;
   double given_seconds = 0;  // on the CPU
   double flow = 0;           // as in PredictGroups
+  const SliceGroup* last_fetched = nullptr;
   const SliceGroup* last_given = nullptr;
 
-  Counts best;
+  Prefixes best;
   double best_objective = std::numeric_limits<double>::infinity();
   const auto cpu_side = [&](int64_t give_count, double cpu_given) {
     const double cpu = missing - fetch + give_count == 0 ? 0 : cost.cpu_start + cpu_missing + cpu_given;
@@ -138,7 +147,10 @@ Counts Scan(std::span<const SliceGroup> groups, std::span<const size_t> fetch_or
     const double objective = seconds - keep_seconds * static_cast<double>(fetch);
     if (objective >= best_objective) return;
     best_objective = objective;
-    best = {fetch, give_count};
+    best.fetch = fetch;
+    best.cpu_resident = give_count;
+    best.link_limits = static_cast<double>(fetch) * cost.link_slice_seconds > gpu_work;
+    best.last_ratio = last_fetched == nullptr ? 0 : Ratio(*last_fetched);
   };
 
   for (;;) {
@@ -160,11 +172,11 @@ Counts Scan(std::span<const SliceGroup> groups, std::span<const size_t> fetch_or
     }
     if (fetch == max_fetch) break;
     if (keep_seconds == 0 && cost.gpu_start + flow >= best_objective) break;  // more would only take longer
-    const SliceGroup& next = to_fetch.Next();
+    last_fetched = &to_fetch.Next();
     ++fetch;
-    cpu_missing -= next.cpu_seconds;
-    gpu_work += next.gpu_seconds;
-    flow = std::max(flow, static_cast<double>(fetch) * cost.link_slice_seconds) + next.gpu_seconds;
+    cpu_missing -= last_fetched->cpu_seconds;
+    gpu_work += last_fetched->gpu_seconds;
+    flow = std::max(flow, static_cast<double>(fetch) * cost.link_slice_seconds) + last_fetched->gpu_seconds;
   }
   return best;
 }
@@ -178,7 +190,12 @@ bool GpuTimeIsFlat(std::span<const SliceGroup> groups) {
 }  // namespace
 
 SplitSearch::SplitSearch(size_t max_groups)
-    : keys_(max_groups), fetch_order_(max_groups), give_order_(max_groups), best_(max_groups) {}
+    : keys_(max_groups),
+      fetch_order_(max_groups),
+      give_order_(max_groups),
+      best_(max_groups),
+      branch_order_(max_groups),
+      least_left_(max_groups + 1) {}
 
 void SplitSearch::Minimize(std::span<SliceGroup> groups, const CostModel& cost, int64_t max_fetch,
                            double keep_seconds) {
@@ -199,8 +216,11 @@ void SplitSearch::Minimize(std::span<SliceGroup> groups, const CostModel& cost, 
   // All that is missing passes through the memory once, whoever computes it.
   const double floor = static_cast<double>(missing) * cost.dram_slice_seconds;
   const bool at_floor = keep_seconds == 0 && problem.best_objective <= floor;
-  if (!is_exact && !at_floor) {
-    if (!Enumerate(problem)) Improve(problem);
+  // Beyond, one slice more or less hardly matters.
+  constexpr int64_t kFewSlices = 64;
+  if (!is_exact && !at_floor && missing + resident <= kFewSlices) {
+    Improve(problem);
+    BranchAndBound(problem);
   }
   for (size_t i = 0; i < groups.size(); ++i) {
     groups[i].fetch = best_[i].fetch;
@@ -220,18 +240,24 @@ void SplitSearch::Offer(Problem& problem) {
     best_[i] = {problem.groups[i].fetch, problem.groups[i].cpu_resident};
 }
 
-// A slice saves the CPU its CPU time and costs the GPU its GPU time and the link the same for all. So what to
-// fetch first depends on what limits: with the link it is what costs the CPU most, which is exact when GPU
-// time is flat (any other choice of as many can be exchanged for it); with the GPU's arithmetic it is what
-// costs the CPU most for each second on the GPU; with both, something between, cpu - weight * gpu. What the
-// CPU gives back is the reverse.
+// A slice that is fetched saves the CPU its CPU time and costs the GPU its GPU time, and the link the same
+// for all. So what to fetch first depends on what limits:
+// - the link: what costs the CPU most. Exact when GPU time is flat, as any other choice of as many slices can
+// be
+//   exchanged for it;
+// - the GPU's arithmetic: what costs the CPU most for each second on the GPU;
+// - both: what has most cpu - weight * gpu. The weight is right when link and arithmetic are done together
+// (it is
+//   their multiplier in the linear program that cuts slices at will), and a few bisections come near enough.
+// What the CPU takes first is the reverse.
 void SplitSearch::ScanInOrders(Problem& problem) {
   const std::span<SliceGroup> groups = problem.groups;
   const std::span<double> keys(keys_.data(), groups.size());
   const std::span<size_t> fetch_order(fetch_order_.data(), groups.size());
   const std::span<size_t> give_order(give_order_.data(), groups.size());
 
-  const auto scan_by_keys = [&] {
+  const auto scan_by = [&](const auto& key) {
+    for (size_t i = 0; i < groups.size(); ++i) keys[i] = key(groups[i]);
     std::iota(fetch_order.begin(), fetch_order.end(), size_t{0});
     const auto comes_first = [&](size_t a, size_t b) {
       return keys[a] != keys[b] ? keys[a] > keys[b] : a < b;
@@ -239,28 +265,29 @@ void SplitSearch::ScanInOrders(Problem& problem) {
     if (!std::is_sorted(fetch_order.begin(), fetch_order.end(), comes_first))
       std::sort(fetch_order.begin(), fetch_order.end(), comes_first);
     std::reverse_copy(fetch_order.begin(), fetch_order.end(), give_order.begin());
-    const Counts counts =
+    const Prefixes found =
         Scan(groups, fetch_order, give_order, problem.cost, problem.max_fetch, problem.keep_seconds);
-    Take(groups, fetch_order, &SliceGroup::missing, &SliceGroup::fetch, counts.fetch);
-    Take(groups, give_order, &SliceGroup::resident, &SliceGroup::cpu_resident, counts.cpu_resident);
+    Take(groups, fetch_order, &SliceGroup::missing, &SliceGroup::fetch, found.fetch);
+    Take(groups, give_order, &SliceGroup::resident, &SliceGroup::cpu_resident, found.cpu_resident);
+    if (problem.keep_seconds == 0)
+      for (SliceGroup& group : groups) SetGpuSlices(group, GpuSlices(group));
     Offer(problem);
+    return found;
   };
 
-  double cpu = 0;
-  double gpu = 0;
-  for (size_t i = 0; i < groups.size(); ++i) {
-    keys[i] = groups[i].cpu_seconds;
-    cpu += static_cast<double>(Slices(groups[i])) * groups[i].cpu_seconds;
-    gpu += static_cast<double>(Slices(groups[i])) * groups[i].gpu_seconds;
+  const Prefixes by_cpu = scan_by([](const SliceGroup& group) { return group.cpu_seconds; });
+  if (by_cpu.link_limits || GpuTimeIsFlat(groups)) return;
+  const Prefixes by_ratio = scan_by(Ratio);
+  if (!by_ratio.link_limits) return;
+  constexpr int kBisections = 4;
+  double low = 0;
+  double high = by_ratio.last_ratio;
+  for (int i = 0; i < kBisections; ++i) {
+    const double weight = (low + high) / 2;
+    const Prefixes found =
+        scan_by([&](const SliceGroup& group) { return group.cpu_seconds - weight * group.gpu_seconds; });
+    (found.link_limits ? high : low) = weight;
   }
-  scan_by_keys();
-  if (GpuTimeIsFlat(groups)) return;
-  for (size_t i = 0; i < groups.size(); ++i)
-    keys[i] = groups[i].cpu_seconds / std::max(groups[i].gpu_seconds, std::numeric_limits<double>::min());
-  scan_by_keys();
-  const double weight = gpu > 0 ? 0.5 * cpu / gpu : 0;
-  for (size_t i = 0; i < groups.size(); ++i) keys[i] = groups[i].cpu_seconds - weight * groups[i].gpu_seconds;
-  scan_by_keys();
 }
 
 // With the other groups as they are: the more slices of this one the GPU runs, the later it is done and the
@@ -290,40 +317,72 @@ void SplitSearch::LineSearch(Problem& problem, size_t index) {
   Offer(problem);
 }
 
-// Few slices are the hard case, as each is a large part of the whole, but there are few ways to divide them:
-// tries all ways of all groups but the largest, which takes what fits best.
-bool SplitSearch::Enumerate(Problem& problem) {
-  constexpr int64_t kMaxWays = 128;  // some 10 us
-  const std::span<SliceGroup> groups = problem.groups;
-  const auto fewer = [](const SliceGroup& a, const SliceGroup& b) { return Slices(a) < Slices(b); };
-  const auto largest =
-      static_cast<size_t>(std::max_element(groups.begin(), groups.end(), fewer) - groups.begin());
-  int64_t ways = 1;
-  for (size_t i = 0; i < groups.size() && ways <= kMaxWays; ++i)
-    if (i != largest) ways *= Slices(groups[i]) + 1;
-  if (ways > kMaxWays) return false;
+// Depth first over the groups, those with most work first; the last takes what fits best. A branch ends when
+// even cutting slices at will could not make it better by kTolerance: for any weights that add up to 1, the
+// later of CPU and GPU is at least their weighted sum, which is least where each slice goes to its cheaper
+// side.
+void SplitSearch::Branch(Problem& problem, size_t depth, double cpu, double gpu) {
+  constexpr double kTolerance = 0.002;
+  const double enough = problem.best_objective * (1 - kTolerance);
+  const double cpu_bound = cpu > 0 ? problem.cost.cpu_start + cpu : 0;
+  const double gpu_bound = gpu > 0 ? problem.cost.gpu_start + gpu : 0;
+  const double together =
+      problem.cpu_weight * cpu_bound + (1 - problem.cpu_weight) * gpu_bound + least_left_[depth];
+  if (std::max({cpu_bound, gpu_bound, together}) >= enough || --problem.branches_left < 0) return;
 
-  for (SliceGroup& group : groups) SetGpuSlices(group, 0);
-  for (int64_t way = 0; way < ways; ++way) {
-    LineSearch(problem, largest);
-    for (size_t i = 0; i < groups.size(); ++i) {  // counts up, the first group fastest
-      if (i == largest) continue;
-      const int64_t slices = GpuSlices(groups[i]);
-      SetGpuSlices(groups[i], slices < Slices(groups[i]) ? slices + 1 : 0);
-      if (slices < Slices(groups[i])) break;
-    }
+  const size_t index = branch_order_[depth];
+  if (depth + 1 == problem.groups.size()) {
+    LineSearch(problem, index);
+    return;
   }
-  return true;
+  SliceGroup& group = problem.groups[index];
+  for (int64_t on_gpu = 0; on_gpu <= Slices(group); ++on_gpu) {
+    SetGpuSlices(group, on_gpu);
+    Branch(problem, depth + 1, cpu + static_cast<double>(Slices(group) - on_gpu) * group.cpu_seconds,
+           gpu + static_cast<double>(on_gpu) * group.gpu_seconds);
+  }
+  SetGpuSlices(group, 0);  // of no weight in the line searches of other branches
+}
+
+// Few slices are the hard case, as each is a large part of the whole, but they can be searched.
+void SplitSearch::BranchAndBound(Problem& problem) {
+  constexpr int kMaxBranches = 2000;  // some 20 us
+  constexpr int kWeights = 16;
+  const std::span<SliceGroup> groups = problem.groups;
+  const std::span<size_t> order(branch_order_.data(), groups.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  for (size_t i = 0; i < groups.size(); ++i)
+    keys_[i] =
+        static_cast<double>(Slices(groups[i])) * std::min(groups[i].cpu_seconds, groups[i].gpu_seconds);
+  std::sort(order.begin(), order.end(),
+            [&](size_t a, size_t b) { return keys_[a] != keys_[b] ? keys_[a] > keys_[b] : a < b; });
+
+  const auto least = [&](const SliceGroup& group, double cpu_weight) {
+    return static_cast<double>(Slices(group)) *
+           std::min(cpu_weight * group.cpu_seconds, (1 - cpu_weight) * group.gpu_seconds);
+  };
+  double best_bound = -1;
+  for (int i = 0; i <= kWeights; ++i) {
+    const double weight = static_cast<double>(i) / kWeights;
+    double bound = 0;
+    for (const SliceGroup& group : groups) bound += least(group, weight);
+    if (bound <= best_bound) continue;
+    best_bound = bound;
+    problem.cpu_weight = weight;
+  }
+  least_left_[groups.size()] = 0;
+  for (size_t depth = groups.size(); depth-- > 0;)
+    least_left_[depth] = least_left_[depth + 1] + least(groups[order[depth]], problem.cpu_weight);
+  for (SliceGroup& group : groups) SetGpuSlices(group, 0);
+  problem.branches_left = kMaxBranches;
+  Branch(problem, 0, 0, 0);
 }
 
 // Moves a few slices of one group and lets another make up for it, as long as that helps.
 void SplitSearch::Improve(Problem& problem) {
-  // Beyond, the slices are so many that one of them hardly matters, and trying all pairs would take long.
-  constexpr size_t kMaxGroups = 16;
   constexpr int64_t kReach = 2;
   constexpr int kMaxRounds = 4;
   const std::span<SliceGroup> groups = problem.groups;
-  if (groups.size() > kMaxGroups) return;
   for (int round = 0; round < kMaxRounds; ++round) {
     const double before = problem.best_objective;
     for (size_t moved = 0; moved < groups.size(); ++moved) {

@@ -52,8 +52,9 @@ class SplitSearch {
   struct Problem;
 
   void ScanInOrders(Problem& problem);
-  bool Enumerate(Problem& problem);  // false if there are too many ways
   void Improve(Problem& problem);
+  void BranchAndBound(Problem& problem);
+  void Branch(Problem& problem, size_t depth, double cpu, double gpu);
   void Offer(Problem& problem);
   void LineSearch(Problem& problem, size_t group);
 
@@ -61,6 +62,8 @@ class SplitSearch {
   std::vector<size_t> fetch_order_;
   std::vector<size_t> give_order_;
   std::vector<Decision> best_;
+  std::vector<size_t> branch_order_;
+  std::vector<double> least_left_;  // [groups + 1]
 };
 
 }  // namespace fiddler
