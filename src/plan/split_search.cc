@@ -277,16 +277,16 @@ void SplitSearch::ScanInOrders(Problem& problem) {
 
   const Prefixes by_cpu = scan_by([](const SliceGroup& group) { return group.cpu_seconds; });
   if (by_cpu.link_limits || GpuTimeIsFlat(groups)) return;
-  const Prefixes by_ratio = scan_by(Ratio);
-  if (!by_ratio.link_limits) return;
-  constexpr int kBisections = 4;
+  const auto scan_by_weight = [&](double weight) {
+    return scan_by([&](const SliceGroup& group) { return group.cpu_seconds - weight * group.gpu_seconds; });
+  };
   double low = 0;
-  double high = by_ratio.last_ratio;
+  double high = scan_by(Ratio).last_ratio;
+  if (!scan_by_weight(high).link_limits) return;
+  constexpr int kBisections = 3;
   for (int i = 0; i < kBisections; ++i) {
     const double weight = (low + high) / 2;
-    const Prefixes found =
-        scan_by([&](const SliceGroup& group) { return group.cpu_seconds - weight * group.gpu_seconds; });
-    (found.link_limits ? high : low) = weight;
+    (scan_by_weight(weight).link_limits ? high : low) = weight;
   }
 }
 
