@@ -195,7 +195,9 @@ SplitSearch::SplitSearch(size_t max_groups)
       give_order_(max_groups),
       best_(max_groups),
       branch_order_(max_groups),
-      least_left_(max_groups + 1) {}
+      least_left_(max_groups + 1),
+      low_turns_(max_groups),
+      high_turns_(max_groups) {}
 
 void SplitSearch::Minimize(std::span<SliceGroup> groups, const CostModel& cost, int64_t max_fetch,
                            double keep_seconds) {
@@ -257,7 +259,7 @@ void SplitSearch::ScanInOrders(Problem& problem) {
   const std::span<size_t> give_order(give_order_.data(), groups.size());
 
   const auto scan_by = [&](const auto& key) {
-    for (size_t i = 0; i < groups.size(); ++i) keys[i] = key(groups[i]);
+    for (size_t i = 0; i < groups.size(); ++i) keys[i] = key(i);
     std::iota(fetch_order.begin(), fetch_order.end(), size_t{0});
     const auto comes_first = [&](size_t a, size_t b) {
       return keys[a] != keys[b] ? keys[a] > keys[b] : a < b;
@@ -275,18 +277,41 @@ void SplitSearch::ScanInOrders(Problem& problem) {
     return found;
   };
 
-  const Prefixes by_cpu = scan_by([](const SliceGroup& group) { return group.cpu_seconds; });
-  if (by_cpu.link_limits || GpuTimeIsFlat(groups)) return;
   const auto scan_by_weight = [&](double weight) {
-    return scan_by([&](const SliceGroup& group) { return group.cpu_seconds - weight * group.gpu_seconds; });
+    return scan_by([&](size_t i) { return groups[i].cpu_seconds - weight * groups[i].gpu_seconds; });
   };
+  // When a group's turn comes in the order of the last scan: how many missing slices precede its middle.
+  const auto keep_turns = [&](std::vector<double>& turns) {
+    double before = 0;
+    for (const size_t i : fetch_order) {
+      turns[i] = before + 0.5 * static_cast<double>(groups[i].missing);
+      before += static_cast<double>(groups[i].missing);
+    }
+  };
+
+  if (scan_by_weight(0).link_limits || GpuTimeIsFlat(groups)) return;
+  keep_turns(low_turns_);
   double low = 0;
-  double high = scan_by(Ratio).last_ratio;
+  double high = scan_by([&](size_t i) { return Ratio(groups[i]); }).last_ratio;
   if (!scan_by_weight(high).link_limits) return;
+  keep_turns(high_turns_);
   constexpr int kBisections = 3;
   for (int i = 0; i < kBisections; ++i) {
     const double weight = (low + high) / 2;
-    (scan_by_weight(weight).link_limits ? high : low) = weight;
+    const bool link_limits = scan_by_weight(weight).link_limits;
+    keep_turns(link_limits ? high_turns_ : low_turns_);
+    (link_limits ? high : low) = weight;
+  }
+  // Near the right weight many slices can tie, all of them if either time is affine in tokens. The orders on
+  // both sides are then opposite, and the best is some of one and some of the other: takes slices from both
+  // in turn.
+  low = 0;
+  high = 1;
+  for (int i = 0; i < kBisections; ++i) {
+    const double share = (low + high) / 2;  // of the order in which the link limits
+    const Prefixes found = scan_by(
+        [&](size_t group) { return -std::min(low_turns_[group] / (1 - share), high_turns_[group] / share); });
+    (found.link_limits ? high : low) = share;
   }
 }
 

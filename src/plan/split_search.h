@@ -61,6 +61,8 @@ class SplitSearch {
   std::vector<double> keys_;
   std::vector<size_t> fetch_order_;
   std::vector<size_t> give_order_;
+  std::vector<double> low_turns_;
+  std::vector<double> high_turns_;
   std::vector<Decision> best_;
   std::vector<size_t> branch_order_;
   std::vector<double> least_left_;  // [groups + 1]
