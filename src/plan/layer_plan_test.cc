@@ -75,7 +75,7 @@ struct Ratios {
 class LayerPlanTest : public testing::TestWithParam<Regime> {};
 
 TEST_P(LayerPlanTest, IsNearTheBestOfAllDecisions) {
-  constexpr int kLayers = 4000;
+  constexpr int kLayers = 1000;
   Rng rng(1);
   LayerPlanner planner(16);
   Ratios ratios;
@@ -88,8 +88,7 @@ TEST_P(LayerPlanTest, IsNearTheBestOfAllDecisions) {
     const double best = Oracle(layer).Optimum(options.max_fetch);
     const double ratio = best == 0 ? 1 + plan.times.seconds() : plan.times.seconds() / best;
     ASSERT_GE(ratio, 1 - kRounding) << "the oracle missed something";
-    EXPECT_LE(ratio, 1.05) << "layer " << i << ", " << layer.loads.size() << " experts, "
-                           << layer.loads[0].resident + layer.loads[0].missing;
+    EXPECT_LE(ratio, 1.05) << "layer " << i;
     if (IsExact(layer)) {
       ASSERT_LE(ratio, 1 + kRounding) << "layer " << i;
     }
@@ -103,7 +102,7 @@ TEST_P(LayerPlanTest, IsNearTheBestOfAllDecisions) {
 
 // Where trying all decisions would take years: against a bound no decision can beat. For any weights that add
 // up to 1, the slowest of CPU, GPU, link is at least their weighted sum, which is least where each slice goes
-// to its cheaper place.
+// to its cheaper place. No plan reaches it: slices cannot be cut, and the GPU waits for the first.
 double LowerBound(const Layer& layer) {
   constexpr int kSteps = 40;
   int64_t missing = 0;
@@ -138,8 +137,9 @@ TEST_P(LayerPlanTest, OfManyExpertsIsNearALowerBound) {
     layer.cost.gpu_start = 0;
     const LayerPlan plan = planner.Plan(layer.loads, layer.cost);
     ExpectSound(layer, plan, {});
-    ratios.Add(plan.times.seconds() / LowerBound(layer));
-    if (plan.times.seconds() / LowerBound(layer) > 1.04) fmt::print("layer {}\n", i);
+    const double ratio = plan.times.seconds() / LowerBound(layer);
+    EXPECT_LE(ratio, 1.12) << "layer " << i;
+    ratios.Add(ratio);
   }
   EXPECT_LE(ratios.mean(), 1.02);
   fmt::print("{:22} mean {:.4f} worst {:.4f} of the bound\n", GetParam().name, ratios.mean(), ratios.worst);
@@ -260,14 +260,16 @@ TEST(LayerPlanTimingTest, Prints) {
   const Regime decode = {.name = "decode"};
   const Regime beams = {.name = "beams", .max_tokens = 8, .gpu_knee = {4, 32}};
   const Regime prefill = {.name = "prefill", .max_tokens = 256};
-  for (const Case& test : {Case{"2 experts x 16 slices, decode", 2, 16, decode},
-                           Case{"2 experts x 16 slices, beams", 2, 16, beams},
-                           Case{"8 experts x 4 slices, decode", 8, 4, decode},
-                           Case{"8 experts x 16 slices, beams", 8, 16, beams},
-                           Case{"8 experts x 16 slices, prefill", 8, 16, prefill},
-                           Case{"128 experts x 4 slices, decode", 128, 4, decode},
-                           Case{"128 experts x 4 slices, beams", 128, 4, beams},
-                           Case{"128 experts x 4 slices, prefill", 128, 4, prefill}}) {
+  for (const Case& test :
+       {Case{"2 experts x 16 slices, decode", 2, 16, decode},
+        Case{"2 experts x 16 slices, beams", 2, 16, beams},
+        Case{"8 experts x 4 slices, decode", 8, 4, decode}, Case{"8 experts x 4 slices, beams", 8, 4, beams},
+        Case{"8 experts x 4 slices, prefill", 8, 4, prefill},
+        Case{"8 experts x 16 slices, beams", 8, 16, beams},
+        Case{"8 experts x 16 slices, prefill", 8, 16, prefill},
+        Case{"128 experts x 4 slices, decode", 128, 4, decode},
+        Case{"128 experts x 4 slices, beams", 128, 4, beams},
+        Case{"128 experts x 4 slices, prefill", 128, 4, prefill}}) {
     Rng rng(5);
     std::vector<Layer> layers;
     for (int i = 0; i < 64; ++i)

@@ -1,6 +1,7 @@
 #include "plan/split_search.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <numeric>
 
@@ -13,8 +14,7 @@ int64_t Slices(const SliceGroup& group) { return group.resident + group.missing;
 
 int64_t GpuSlices(const SliceGroup& group) { return group.resident - group.cpu_resident + group.fetch; }
 
-// Never both: fetching one slice while the CPU takes a resident one of the same cost would only load the
-// link.
+// Never both: to fetch a slice while the CPU takes a resident one of the same cost would only load the link.
 void SetGpuSlices(SliceGroup& group, int64_t slices) {
   group.fetch = std::max<int64_t>(0, slices - group.resident);
   group.cpu_resident = std::max<int64_t>(0, group.resident - slices);
@@ -53,8 +53,8 @@ void Take(std::span<SliceGroup> groups, std::span<const size_t> order, int64_t S
 double LayerTimes::seconds() const { return std::max({cpu_seconds, gpu_seconds, dram_seconds}); }
 
 // The GPU's makespan is a flow shop with equal copies. Slice i of k fetched arrives at (i + 1) * link and is
-// followed by itself and all later ones, so makespan = max(all GPU work, max_i((i + 1) * link + work of
-// i..k)). Within a group the inner maximum is linear in i: its first or its last slice decides.
+// followed by itself and all later ones: makespan = max(all GPU work, max over i of (i + 1) * link + work of
+// i..k - 1). Within a group that is linear in i, so its first or its last slice decides.
 LayerTimes PredictGroups(std::span<const SliceGroup> groups, const CostModel& cost) {
   double cpu = 0;
   double gpu = 0;
@@ -87,7 +87,9 @@ struct SplitSearch::Problem {
   int64_t max_fetch;
   double keep_seconds;
   double best_objective = std::numeric_limits<double>::infinity();
-  double cpu_weight = 0;  // of the bound in Branch
+  // Of Branch.
+  double cpu_weight = 0;         // in the bound; the GPU's is what it lacks to 1
+  double most_kept_seconds = 0;  // if all were fetched that may be
   int branches_left = 0;
 };
 
@@ -190,14 +192,14 @@ bool GpuTimeIsFlat(std::span<const SliceGroup> groups) {
 }  // namespace
 
 SplitSearch::SplitSearch(size_t max_groups)
-    : keys_(max_groups),
+    : best_(max_groups),
+      keys_(max_groups),
       fetch_order_(max_groups),
       give_order_(max_groups),
-      best_(max_groups),
-      branch_order_(max_groups),
-      least_left_(max_groups + 1),
       low_turns_(max_groups),
-      high_turns_(max_groups) {}
+      high_turns_(max_groups),
+      branch_order_(max_groups),
+      least_left_(max_groups + 1) {}
 
 void SplitSearch::Minimize(std::span<SliceGroup> groups, const CostModel& cost, int64_t max_fetch,
                            double keep_seconds) {
@@ -214,16 +216,11 @@ void SplitSearch::Minimize(std::span<SliceGroup> groups, const CostModel& cost, 
   if (max_fetch == 0 && resident == 0) return;  // nothing to decide
 
   ScanInOrders(problem);
-  const bool is_exact = GpuTimeIsFlat(groups);
   // All that is missing passes through the memory once, whoever computes it.
   const double floor = static_cast<double>(missing) * cost.dram_slice_seconds;
-  const bool at_floor = keep_seconds == 0 && problem.best_objective <= floor;
-  // Beyond, one slice more or less hardly matters.
-  constexpr int64_t kFewSlices = 64;
-  if (!is_exact && !at_floor && missing + resident <= kFewSlices) {
-    Improve(problem);
-    BranchAndBound(problem);
-  }
+  const bool is_best = GpuTimeIsFlat(groups) || (keep_seconds == 0 && problem.best_objective <= floor);
+  constexpr int64_t kFewSlices = 64;  // of more, one here or there hardly matters
+  if (!is_best && missing + resident <= kFewSlices) BranchAndBound(problem);
   for (size_t i = 0; i < groups.size(); ++i) {
     groups[i].fetch = best_[i].fetch;
     groups[i].cpu_resident = best_[i].cpu_resident;
@@ -242,15 +239,13 @@ void SplitSearch::Offer(Problem& problem) {
     best_[i] = {problem.groups[i].fetch, problem.groups[i].cpu_resident};
 }
 
-// A slice that is fetched saves the CPU its CPU time and costs the GPU its GPU time, and the link the same
-// for all. So what to fetch first depends on what limits:
-// - the link: what costs the CPU most. Exact when GPU time is flat, as any other choice of as many slices can
-// be
-//   exchanged for it;
-// - the GPU's arithmetic: what costs the CPU most for each second on the GPU;
-// - both: what has most cpu - weight * gpu. The weight is right when link and arithmetic are done together
-// (it is
-//   their multiplier in the linear program that cuts slices at will), and a few bisections come near enough.
+// A slice that is fetched saves the CPU its CPU time, costs the GPU its GPU time, and the link the same for
+// all. So what to fetch first depends on what limits:
+// - the link: what costs the CPU most. Exact when GPU time is flat, since any other choice of as many slices
+//   can be exchanged for it.
+// - the GPU's arithmetic: what costs the CPU most for each second on the GPU.
+// - both: what has most cpu - weight * gpu. The weight is right when link and arithmetic end together, as in
+//   the linear program that cuts slices at will; a few bisections come near enough.
 // What the CPU takes first is the reverse.
 void SplitSearch::ScanInOrders(Problem& problem) {
   const std::span<SliceGroup> groups = problem.groups;
@@ -302,9 +297,8 @@ void SplitSearch::ScanInOrders(Problem& problem) {
     keep_turns(link_limits ? high_turns_ : low_turns_);
     (link_limits ? high : low) = weight;
   }
-  // Near the right weight many slices can tie, all of them if either time is affine in tokens. The orders on
-  // both sides are then opposite, and the best is some of one and some of the other: takes slices from both
-  // in turn.
+  // Near the right weight many slices can tie: all, if both times are affine in tokens. The orders on its two
+  // sides are then opposite, and the best is some of one and some of the other: takes from both in turn.
   low = 0;
   high = 1;
   for (int i = 0; i < kBisections; ++i) {
@@ -343,17 +337,18 @@ void SplitSearch::LineSearch(Problem& problem, size_t index) {
 }
 
 // Depth first over the groups, those with most work first; the last takes what fits best. A branch ends when
-// even cutting slices at will could not make it better by kTolerance: for any weights that add up to 1, the
-// later of CPU and GPU is at least their weighted sum, which is least where each slice goes to its cheaper
-// side.
+// it cannot be better by kTolerance, not even if slices were cut at will: for any weights that add up to 1,
+// the later of CPU and GPU is at least their weighted sum, which is least where each slice goes to its
+// cheaper side.
 void SplitSearch::Branch(Problem& problem, size_t depth, double cpu, double gpu) {
   constexpr double kTolerance = 0.002;
-  const double enough = problem.best_objective * (1 - kTolerance);
+  const double enough = problem.best_objective - kTolerance * std::abs(problem.best_objective);
   const double cpu_bound = cpu > 0 ? problem.cost.cpu_start + cpu : 0;
   const double gpu_bound = gpu > 0 ? problem.cost.gpu_start + gpu : 0;
   const double together =
       problem.cpu_weight * cpu_bound + (1 - problem.cpu_weight) * gpu_bound + least_left_[depth];
-  if (std::max({cpu_bound, gpu_bound, together}) >= enough || --problem.branches_left < 0) return;
+  const double bound = std::max({cpu_bound, gpu_bound, together}) - problem.most_kept_seconds;
+  if (bound >= enough || --problem.branches_left < 0) return;
 
   const size_t index = branch_order_[depth];
   if (depth + 1 == problem.groups.size()) {
@@ -366,12 +361,12 @@ void SplitSearch::Branch(Problem& problem, size_t depth, double cpu, double gpu)
     Branch(problem, depth + 1, cpu + static_cast<double>(Slices(group) - on_gpu) * group.cpu_seconds,
            gpu + static_cast<double>(on_gpu) * group.gpu_seconds);
   }
-  SetGpuSlices(group, 0);  // of no weight in the line searches of other branches
+  SetGpuSlices(group, 0);  // the branches of earlier groups begin with nothing fetched here
 }
 
 // Few slices are the hard case, as each is a large part of the whole, but they can be searched.
 void SplitSearch::BranchAndBound(Problem& problem) {
-  constexpr int kMaxBranches = 2000;  // some 20 us
+  constexpr int kMaxBranches = 500;  // some 20 us
   constexpr int kWeights = 16;
   const std::span<SliceGroup> groups = problem.groups;
   const std::span<size_t> order(branch_order_.data(), groups.size());
@@ -399,33 +394,12 @@ void SplitSearch::BranchAndBound(Problem& problem) {
   for (size_t depth = groups.size(); depth-- > 0;)
     least_left_[depth] = least_left_[depth + 1] + least(groups[order[depth]], problem.cpu_weight);
   for (SliceGroup& group : groups) SetGpuSlices(group, 0);
+  int64_t may_fetch = 0;
+  for (const SliceGroup& group : groups) may_fetch += group.missing;
+  problem.most_kept_seconds =
+      problem.keep_seconds * static_cast<double>(std::min(problem.max_fetch, may_fetch));
   problem.branches_left = kMaxBranches;
   Branch(problem, 0, 0, 0);
-}
-
-// Moves a few slices of one group and lets another make up for it, as long as that helps.
-void SplitSearch::Improve(Problem& problem) {
-  constexpr int64_t kReach = 2;
-  constexpr int kMaxRounds = 4;
-  const std::span<SliceGroup> groups = problem.groups;
-  for (int round = 0; round < kMaxRounds; ++round) {
-    const double before = problem.best_objective;
-    for (size_t moved = 0; moved < groups.size(); ++moved) {
-      for (int64_t step = -kReach; step <= kReach; ++step) {
-        for (size_t other = 0; other < groups.size(); ++other) {
-          for (size_t i = 0; i < groups.size(); ++i) {
-            groups[i].fetch = best_[i].fetch;
-            groups[i].cpu_resident = best_[i].cpu_resident;
-          }
-          const int64_t slices = GpuSlices(groups[moved]) + step;
-          if (step == 0 || other == moved || slices < 0 || slices > Slices(groups[moved])) continue;
-          SetGpuSlices(groups[moved], slices);
-          LineSearch(problem, other);
-        }
-      }
-    }
-    if (problem.best_objective >= before) return;
-  }
 }
 
 }  // namespace fiddler
