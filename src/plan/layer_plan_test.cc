@@ -150,13 +150,14 @@ TEST_P(LayerPlanTest, WeighsWhatAFetchedSliceIsWorthLater) {
   Rng rng(3);
   LayerPlanner planner(16);
   Regime regime = GetParam();
-  regime.gpu_is_flat = true;
   for (int i = 0; i < kLayers; ++i) {
+    regime.gpu_is_flat = i % 3 != 0;
     const Layer layer = RandomSmallLayer(rng, regime);
     const PlanOptions options = {.max_fetch = i % 4 == 0 ? RandomInteger(rng, 0, 6) : 1'000,
                                  .keep_seconds = 1e-4 * LogUniform(rng, {0.01, 2})};
     const LayerPlan plan = planner.Plan(layer.loads, layer.cost, options);
     ExpectSound(layer, plan, options);
+    if (!IsExact(layer)) continue;
     const double best = Oracle(layer).Optimum(options.max_fetch, options.keep_seconds);
     const double reached = plan.times.seconds() - options.keep_seconds * static_cast<double>(plan.fetched);
     EXPECT_NEAR(reached, best, kRounding * plan.times.seconds()) << "layer " << i;
@@ -224,6 +225,19 @@ TEST(LayerPlanExampleTest, NothingToDo) {
   EXPECT_EQ(planner.Plan(empty, SimpleCost()).times.seconds(), 0);
 }
 
+TEST(LayerPlanExampleTest, TablesMaySayThatThereIsNothingToPay) {
+  LayerPlanner planner(4);
+  CostModel cost = SimpleCost();
+  cost.gpu = {{{1, 0}, {2, 0}, {3, 1}}, "gpu"};
+  cost.link_slice_seconds = 0;
+  const std::vector<ExpertLoad> loads = {
+      {.tokens = 9, .missing = 40}, {.tokens = 2, .missing = 40}, {.tokens = 1, .missing = 40}};
+  const LayerPlan plan = planner.Plan(loads, cost);
+  EXPECT_EQ(plan.shares[1].fetch, 40);
+  EXPECT_EQ(plan.shares[2].fetch, 40);
+  EXPECT_EQ(plan.shares[0].fetch, 14);  // at 7 s a slice 98, the other 26 on the CPU 104; with 15: 105
+}
+
 TEST(LayerPlanExampleTest, WithoutAGpuTheCpuHasItAll) {
   LayerPlanner planner(4);
   CostModel cost = SimpleCost();
@@ -272,6 +286,7 @@ TEST(LayerPlanTimingTest, Prints) {
         Case{"128 experts x 4 slices, prefill", 128, 4, prefill}}) {
     Rng rng(5);
     std::vector<Layer> layers;
+    layers.reserve(64);
     for (int i = 0; i < 64; ++i)
       layers.push_back(
           {RandomLoads(rng, test.regime, test.experts, test.slices), RandomCost(rng, test.regime)});

@@ -103,7 +103,8 @@ struct Prefixes {
 };
 
 double Ratio(const SliceGroup& group) {
-  return group.cpu_seconds / std::max(group.gpu_seconds, std::numeric_limits<double>::min());
+  constexpr double kMost = 1e30;  // finite even if a table says that the GPU takes no time
+  return std::min(kMost, group.cpu_seconds / std::max(group.gpu_seconds, std::numeric_limits<double>::min()));
 }
 
 // The best of all (the first F missing slices along one order are fetched, the CPU takes the first C resident
