@@ -1,16 +1,15 @@
 // Which of many keys (an expert, a slice of one: whoever owns the pool numbers them) stay in a pool of slots.
 // Decides only: no memory is moved, no clock read, so the same object drives the engine's pool, a simulation
-// and a test. Three policies in one class, since they differ in one number per key, what its staying is
-// worth:
+// and a test. Three policies in one class, since they differ in one number, what it is worth to keep a key:
 //   Lru               nothing, so the key touched longest ago goes;
-//   DecayedFrequency  the tokens that wanted it, each worth `decay` times as much one token later; ties to
-//   the
-//                     one touched longest ago. Keys outside the pool are counted too: a key that comes back
-//                     has not lost what it was worth;
+//   DecayedFrequency  the tokens that wanted it, each worth `decay` times as much one token later, and ties
+//                     to the one touched longest ago. Keys outside the pool are counted too: one that comes
+//                     back has not lost what it was worth;
 //   Static            the most popular keys, chosen once; nothing comes or goes.
 // A miss is always admitted (what was fetched is already in a slot) unless every slot is pinned.
 //
-// A plain value, not thread-safe. Touch and Pin take O(log slots) a key and never allocate.
+// A plain value, not thread-safe. Touch and Pin take O(log slots) a key, AdvanceTokens O(1) a token (and
+// seldom O(keys)); none allocates.
 #pragma once
 
 #include <cstdint>

@@ -3,8 +3,7 @@
 //
 // What the published tables of hit rates counted was not published with them. published_routing_test.cc found
 // what fits: a token's experts are looked up together before any of them is replaced (CachePolicy::Pin),
-// nothing is left out as warm-up, and the most popular experts are those of the very text they are counted
-// on.
+// nothing is left out as warm-up, and the most popular experts are those of the very text.
 #pragma once
 
 #include <cstdint>
@@ -44,9 +43,8 @@ struct HitCount {
 
 HitCount Replay(const RoutingTrace& trace, const ReplayOptions& options);
 
-// The experts that `window_tokens` tokens in a row choose in a layer, all different ones counted once: mean
-// over layers and over the windows that follow each other from the first token. 0 if there is not a whole
-// window.
+// How many different experts `window_tokens` tokens in a row choose in a layer: mean over layers and over the
+// windows that follow each other from the first token. 0 if there is no whole window.
 double MeanDistinctExperts(const RoutingTrace& trace, int64_t window_tokens);
 
 }  // namespace fiddler

@@ -32,19 +32,16 @@ constexpr Published kPublished[] = {
 };
 
 // What was counted, and how, is not published. Tried, and what fits:
-// - Popularity is that of the very text its share is counted on: chosen on another text, the share would be C
-// / E
-//   where popularity has no part in the logits (DeepSeek: 12.5 at E/8, not 17).
+// - Popularity is that of the very text its share is counted on. Chosen on another text, the share would be
+//   C / E where popularity has no part in the logits: 12.5 for DeepSeek at E/8, not 17.
 // - So the share falls with the length of the text, and tells it: 7000 tokens, ten conversations. 4900 are up
-// to 7
-//   points too many for Qwen3, 14,000 up to 7 too few for gpt-oss. Only OLMoE wants about 2800 (see below).
+//   to 7 points too many for Qwen3, 14,000 up to 7 too few for gpt-oss. Only OLMoE wants about 2800
+//   (kMisfits).
 // - A token's experts are looked up together. One after the other, each miss evicting at once, LRU hits at
-// E/8
-//   are 6 to 17 points below the table for four of the six models.
+//   E/8 are 6 to 17 points below the table for four of the six models.
 // - Frequencies decay fast. The decays that serve a cache best, 0.9 and more, give 5 points more than the
-// table
-//   (Mixtral, Qwen3): whoever measured used a fast one, or real text rewards frequency less than made-up text
-//   does. With 0.5 all cells fit, with 0.7 Mixtral's at 3 of 8 experts does not.
+//   table for Mixtral and Qwen3: whoever measured used a fast one, or real text rewards frequency less than
+//   made-up text does. With 0.5 all cells fit, with 0.7 Mixtral's at 3 of 8 experts does not.
 constexpr int64_t kTokens = 7000;
 constexpr double kDecay = 0.5;
 constexpr double kPoints = 3;            // what the generator is said to match within
@@ -87,14 +84,12 @@ TEST_P(PublishedRoutingTest, TheGeneratorReproducesTheTable) {
     const auto percent = [&](ReplayPolicy policy) {
       return 100 * Replay(trace, {.policy = policy, .slots_per_layer = slots, .decay = kDecay}).rate();
     };
-    const double most = percent(ReplayPolicy::kBelady);
     for (const auto& [policy, expected] :
          {std::pair(ReplayPolicy::kStatic, ExpectedTopShare(published, budget)),
           std::pair(ReplayPolicy::kLru, published.lru[budget]),
           std::pair(ReplayPolicy::kDecayedFrequency, published.decayed_frequency[budget])}) {
       const double got = percent(policy);
       EXPECT_NEAR(got, expected, kPoints) << "policy " << static_cast<int>(policy);
-      EXPECT_LE(got, most);
     }
   }
   EXPECT_NEAR(MeanDistinctExperts(trace, 16), published.distinct_in_16,

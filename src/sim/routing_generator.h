@@ -2,9 +2,12 @@
 // model at hand. Per layer, token t and expert e
 //   logit_e = popularity * g_e + conversation * c_e + token * s_e(t) + Gumbel
 // and the top k are the token's experts. g, c and s are normal (0, 1): g belongs to the model, c is drawn
-// anew every conversation_tokens tokens, s goes on from token to token: s(t + 1) = persistence * s(t) +
-// noise. Calibrated on the share of the most popular experts, LRU hits and distinct experts; layers are
-// independent of each other, which those of real models are not: say nothing about predictors from it.
+// anew every conversation_tokens tokens, s(t + 1) = persistence * s(t) + noise of the variance that keeps s
+// normal.
+//
+// How near it comes to what was measured: published_routing_test.cc. Fitted to the share of the most popular
+// experts and LRU hits; hits of frequencies and of Belady, drift and what layers have in common are not, so
+// say nothing about predictors from it.
 //
 // The same numbers on every machine (sim/variates.h).
 #pragma once
@@ -37,7 +40,7 @@ struct PublishedRouting {
 
 // Fitted by others to routing measured on sampled text of six models (shared/facts/roofline.md).
 std::span<const PublishedRouting> PublishedRoutings();
-// Nothing if there is no such model. CHECK-free: the name may be the user's.
+// Null if there is no such model.
 const RoutingStatistics* FindPublishedRouting(std::string_view model);
 
 // The tokens of one text, one after the other.
