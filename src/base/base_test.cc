@@ -88,8 +88,8 @@ TEST(FileTest, ReadsFilesPipesAndDevicesUpToTheLimit) {
 
 class WriteFileTest : public testing::Test {
  protected:
-  WriteFileTest() { std::filesystem::create_directory(folder_); }
-  ~WriteFileTest() override { std::filesystem::remove_all(folder_); }
+  void SetUp() override { std::filesystem::create_directory(folder_); }
+  void TearDown() override { std::filesystem::remove_all(folder_); }
 
   size_t NumFiles() const {
     return static_cast<size_t>(std::distance(std::filesystem::directory_iterator(folder_), {}));
