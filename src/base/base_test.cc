@@ -1,6 +1,8 @@
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 
 #include <cmath>
+#include <csignal>
 #include <filesystem>
 #include <fstream>
 #include <limits>
@@ -82,6 +84,58 @@ TEST(FileTest, ReadsFilesPipesAndDevicesUpToTheLimit) {
   EXPECT_EQ(MessageOf([] { ReadFile("/nonexistent/file", 100); }),
             "/nonexistent/file: expected a file, got: No such file or directory");
   EXPECT_EQ(MessageOf([] { ReadFile("/tmp", 100); }), "/tmp: expected a file, got: Is a directory");
+}
+
+class WriteFileTest : public testing::Test {
+ protected:
+  void SetUp() override { std::filesystem::create_directory(folder_); }
+  void TearDown() override { std::filesystem::remove_all(folder_); }
+
+  size_t NumFiles() const {
+    return static_cast<size_t>(std::distance(std::filesystem::directory_iterator(folder_), {}));
+  }
+
+  const std::filesystem::path folder_ = std::filesystem::path(testing::TempDir()) / "write_file_test";
+};
+
+TEST_F(WriteFileTest, WritesReplacesAndFollowsLinks) {
+  const std::filesystem::path path = folder_ / "a";
+  const std::string old(200'000, 'x');
+  WriteFileAtomically(path, old);
+  EXPECT_EQ(ReadFile(path, 1 << 20), old);
+  std::filesystem::create_symlink("a", folder_ / "link");
+  WriteFileAtomically(folder_ / "link", "new");
+  EXPECT_EQ(ReadFile(path, 1 << 20), "new");
+  EXPECT_TRUE(std::filesystem::is_symlink(folder_ / "link"));
+  WriteFileAtomically(path, "");
+  EXPECT_EQ(ReadFile(path, 1 << 20), "");
+  EXPECT_EQ(NumFiles(), 2u);
+}
+
+TEST_F(WriteFileTest, AFailureLeavesTheOldFileAndNoOther) {
+  const std::filesystem::path path = folder_ / "a";
+  WriteFileAtomically(path, "old");
+  rlimit limit = {};
+  ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &limit), 0);
+  const rlimit small = {.rlim_cur = 4096, .rlim_max = limit.rlim_max};
+  const auto old_handler = std::signal(SIGXFSZ, SIG_IGN);
+  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &small), 0);  // as if the disk were full
+  const std::string message = MessageOf([&] { WriteFileAtomically(path, std::string(5000, 'x')); });
+  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &limit), 0);
+  std::signal(SIGXFSZ, old_handler);
+  EXPECT_NE(message.find("cannot write 904 more bytes: File too large"), std::string::npos) << message;
+  EXPECT_EQ(ReadFile(path, 100), "old");
+  EXPECT_EQ(NumFiles(), 1u);
+}
+
+TEST_F(WriteFileTest, RefusesWhatIsNoFile) {
+  EXPECT_EQ(MessageOf([] { WriteFileAtomically("/dev/null", "x"); }),
+            "/dev/null: expected a regular file or none, got something else");
+  EXPECT_EQ(MessageOf([&] { WriteFileAtomically(folder_, "x"); }),
+            folder_.string() + ": expected a regular file or none, got something else");
+  const std::string message = MessageOf([&] { WriteFileAtomically(folder_ / "no" / "a", "x"); });
+  EXPECT_NE(message.find("cannot create it: No such file or directory"), std::string::npos) << message;
+  EXPECT_EQ(NumFiles(), 0u);
 }
 
 }  // namespace

@@ -1,5 +1,8 @@
 #include "base/file.h"
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
@@ -13,6 +16,57 @@ namespace {
 
 struct FileCloser {
   void operator()(std::FILE* file) const { std::fclose(file); }
+};
+
+// A file that did not exist, removed again unless it is renamed.
+class NewFile {
+ public:
+  explicit NewFile(const std::filesystem::path& beside) {
+    // Beside `beside`, because a rename cannot cross file systems. The loop is for what a process of the same
+    // number left behind when it was killed, and for other threads.
+    constexpr int kMaxTries = 1000;
+    for (int i = 0; i < kMaxTries && descriptor_ < 0; ++i) {
+      path_ = beside;
+      path_ += fmt::format(".{}-{}.tmp", getpid(), i);
+      descriptor_ = open(path_.c_str(), O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC, 0666);
+      if (descriptor_ < 0 && errno != EEXIST) break;
+    }
+    if (descriptor_ < 0) throw Error("{}: cannot create it: {}", path_.string(), std::strerror(errno));
+  }
+  NewFile(const NewFile&) = delete;
+  NewFile& operator=(const NewFile&) = delete;
+  ~NewFile() {
+    if (descriptor_ >= 0) close(descriptor_);
+    if (!renamed_) unlink(path_.c_str());
+  }
+
+  void Write(std::string_view bytes) {
+    while (!bytes.empty()) {
+      const ssize_t written = write(descriptor_, bytes.data(), bytes.size());
+      if (written < 0 && errno == EINTR) continue;
+      if (written <= 0)
+        throw Error("{}: cannot write {} more bytes: {}", path_.string(), bytes.size(), Reason());
+      bytes.remove_prefix(static_cast<size_t>(written));
+    }
+  }
+
+  void FlushAndRename(const std::filesystem::path& path) {
+    if (fsync(descriptor_) != 0) throw Error("{}: cannot write it: {}", path_.string(), Reason());
+    const int closed = close(descriptor_);
+    descriptor_ = -1;
+    if (closed != 0) throw Error("{}: cannot write it: {}", path_.string(), Reason());
+    if (rename(path_.c_str(), path.c_str()) != 0) {
+      throw Error("{}: cannot rename {} to it: {}", path.string(), path_.string(), Reason());
+    }
+    renamed_ = true;
+  }
+
+ private:
+  static const char* Reason() { return std::strerror(errno); }
+
+  std::filesystem::path path_;
+  int descriptor_ = -1;
+  bool renamed_ = false;
 };
 
 }  // namespace
@@ -34,6 +88,22 @@ std::string ReadFile(const std::filesystem::path& path, size_t max_bytes) {
       throw Error("{}: expected at most {} bytes, got more", path.string(), max_bytes);
     if (at_end) return text;
   }
+}
+
+void WriteFileAtomically(const std::filesystem::path& path, std::string_view bytes) {
+  std::error_code error;
+  std::filesystem::path target = path;
+  if (std::filesystem::exists(path, error)) {
+    // Renaming over a device or a pipe would replace it.
+    if (!std::filesystem::is_regular_file(path, error)) {
+      throw Error("{}: expected a regular file or none, got something else", path.string());
+    }
+    target = std::filesystem::canonical(path, error);
+    if (error) throw Error("{}: expected a regular file or none, got: {}", path.string(), error.message());
+  }
+  NewFile file(target);
+  file.Write(bytes);
+  file.FlushAndRename(target);
 }
 
 }  // namespace fiddler

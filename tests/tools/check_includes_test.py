@@ -47,6 +47,9 @@ class CheckIncludes(unittest.TestCase):
 
     def test_sibling(self):
         self.assert_breach({"kv/cache.cc": '#include "model/spec.h"\n'}, "cache.cc:1:", "siblings")
+        self.assert_clean({"sim/hit_rates.cc": '#include "experts/cache_policy.h"\n'})
+        self.assert_breach({"sim/hit_rates.cc": '#include "model/spec.h"\n'}, "hit_rates.cc:1:", "siblings")
+        self.assert_breach({"experts/cache_policy.cc": '#include "sim/belady.h"\n'}, "cache_policy.cc:1:", "sees only")
 
     def test_plan_sees_only_base(self):
         self.assert_clean({"plan/layer_plan.cc": '#include "base/check.h"\n#include "plan/layer_plan.h"\n'})
