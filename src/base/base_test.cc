@@ -88,14 +88,19 @@ TEST(FileTest, ReadsFilesPipesAndDevicesUpToTheLimit) {
 
 class WriteFileTest : public testing::Test {
  protected:
-  void SetUp() override { std::filesystem::create_directory(folder_); }
+  // A folder of its own: CTest runs every test as a process, some at the same time.
+  void SetUp() override {
+    std::string name = testing::TempDir() + "write_file_test_XXXXXX";
+    ASSERT_NE(mkdtemp(name.data()), nullptr);
+    folder_ = name;
+  }
   void TearDown() override { std::filesystem::remove_all(folder_); }
 
   size_t NumFiles() const {
     return static_cast<size_t>(std::distance(std::filesystem::directory_iterator(folder_), {}));
   }
 
-  const std::filesystem::path folder_ = std::filesystem::path(testing::TempDir()) / "write_file_test";
+  std::filesystem::path folder_;
 };
 
 TEST_F(WriteFileTest, WritesReplacesAndFollowsLinks) {

@@ -70,7 +70,7 @@ class Traffic {
   const PackedWeights& weights_;
   const uint64_t dense_bytes_;
   const uint64_t position_bytes_;  // of one layer
-  std::vector<bool> touched_;  // [num_experts], scratch
+  std::vector<bool> touched_;      // [num_experts], scratch
   uint64_t bytes_ = 0;
 };
 

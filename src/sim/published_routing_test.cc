@@ -12,7 +12,7 @@
 namespace fiddler {
 namespace {
 
-// shared/facts/roofline.md, "Routing statistics (measured by others on sampled text)". Percent, for an
+// Routing statistics of real models, as others measured them on sampled text. Percent, for an
 // eighth, a quarter and three eighths of the experts in slots; for Mixtral 2, 3 and 4 of its 8.
 struct Published {
   std::string_view model;
