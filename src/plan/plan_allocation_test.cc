@@ -1,45 +1,10 @@
-// Planning a layer allocates nothing. This file replaces the global operator new of the whole test binary to
-// count; sanitizers bring their own and cannot be counted this way.
+// Planning a layer allocates nothing.
 #include <gtest/gtest.h>
 
-#include <atomic>
-#include <cstdlib>
-#include <new>
-
+#include "base/counted_allocations.h"
 #include "plan/planning_testing.h"
 
-#if defined(__has_feature)
-#define FIDDLER_HAS_FEATURE(feature) __has_feature(feature)
-#else
-#define FIDDLER_HAS_FEATURE(feature) 0
-#endif
-
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__) && \
-    !FIDDLER_HAS_FEATURE(address_sanitizer) && !FIDDLER_HAS_FEATURE(thread_sanitizer)
-
-namespace {
-
-std::atomic<int64_t> allocations{0};
-
-void* CountedAllocation(size_t bytes, size_t alignment) {
-  ++allocations;
-  void* memory = alignment <= alignof(std::max_align_t)
-                     ? std::malloc(bytes)
-                     : std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
-  if (memory == nullptr) throw std::bad_alloc();
-  return memory;
-}
-
-}  // namespace
-
-void* operator new(size_t bytes) { return CountedAllocation(bytes, 1); }
-void* operator new(size_t bytes, std::align_val_t alignment) {
-  return CountedAllocation(bytes, static_cast<size_t>(alignment));
-}
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, size_t) noexcept { std::free(memory); }
-void operator delete(void* memory, std::align_val_t) noexcept { std::free(memory); }
-void operator delete(void* memory, size_t, std::align_val_t) noexcept { std::free(memory); }
+#if FIDDLER_COUNTS_ALLOCATIONS
 
 namespace fiddler {
 namespace {
