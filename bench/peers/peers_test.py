@@ -78,6 +78,12 @@ class Report(unittest.TestCase):
         self.assertAlmostEqual(prefill["peer"]["gflops"], 220)
         self.assertAlmostEqual(prefill["peer"]["percent_of_limit"], 100 * 220 / 400)
 
+    def test_every_version_that_raced_is_named(self):
+        content = sample()
+        content["runs"]["second"] = {"engines": {"fiddler": {"version": "1", "commit": "abcdef0123456"}}}
+        content["runs"]["third"] = content["runs"]["first"]
+        self.assertIn("fiddler: 1, 1 abcdef012; peer: p 2.", report.table(content))
+
     def test_ratios_are_of_the_same_round(self):
         ratio = self.entry("decode")["peer"]["fiddler_is_times"]
         self.assertEqual((ratio["median"], ratio["samples"]), (1.75, 2))

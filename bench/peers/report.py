@@ -149,21 +149,24 @@ def table(content: dict) -> str:
 
 def notes(content: dict, summary: list[dict]) -> str:
     machine = content["machine"]
-    engines = {}
+    engines: dict[str, list[str]] = defaultdict(list)  # every version that raced, in the order of the runs
     for run in content["runs"].values():
         for name, about in run["engines"].items():
             words = [about.get("package"), about.get("version") or about.get("program"), about.get("commit", "")[:9]]
-            engines[name] = f"{name}: {' '.join(word for word in words if word)}"
+            version = " ".join(word for word in words if word)
+            if version not in engines[name]:
+                engines[name].append(version)
     limits: dict[str, list[float]] = defaultdict(list)
     for entry in summary:
         for figures in entry["engines"].values():
             for name, value in figures.get("limit", {}).items():
                 limits[f"{name} with {entry['threads']} threads"].append(value)
+    raced = "; ".join(f"{name}: {', '.join(versions)}" for name, versions in engines.items())
     ranges = "; ".join(f"{name} {min(values):.0f}-{max(values):.0f}" for name, values in sorted(limits.items()))
     return (
         f"{machine['cpu']}, {machine['cores']} cores. Medians in tokens/s; in brackets what that reads or computes, and its "
         f"share of the limit measured beside it. Bold: Fiddler's rate divided by the peer's in the same round, median "
-        f"[quartiles]. Limits met: {ranges}. {'; '.join(engines.values())}."
+        f"[quartiles]. Limits met: {ranges}. {raced}."
     )
 
 

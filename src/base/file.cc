@@ -21,17 +21,17 @@ struct FileCloser {
 // A file that did not exist, removed again unless it is renamed.
 class NewFile {
  public:
-  explicit NewFile(const std::filesystem::path& beside) {
-    // Beside `beside`, because a rename cannot cross file systems. The loop is for what a process of the same
-    // number left behind when it was killed, and for other threads.
+  explicit NewFile(const std::filesystem::path& target) : target_(target) {
+    // Beside the target, because a rename cannot cross file systems. The loop is for what a process of the
+    // same number left behind when it was killed, and for other threads.
     constexpr int kMaxTries = 1000;
     for (int i = 0; i < kMaxTries && descriptor_ < 0; ++i) {
-      path_ = beside;
+      path_ = target;
       path_ += fmt::format(".{}-{}.tmp", getpid(), i);
       descriptor_ = open(path_.c_str(), O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC, 0666);
       if (descriptor_ < 0 && errno != EEXIST) break;
     }
-    if (descriptor_ < 0) throw Error("{}: cannot create it: {}", path_.string(), std::strerror(errno));
+    if (descriptor_ < 0) Fail();
   }
   NewFile(const NewFile&) = delete;
   NewFile& operator=(const NewFile&) = delete;
@@ -44,26 +44,26 @@ class NewFile {
     while (!bytes.empty()) {
       const ssize_t written = write(descriptor_, bytes.data(), bytes.size());
       if (written < 0 && errno == EINTR) continue;
-      if (written <= 0)
-        throw Error("{}: cannot write {} more bytes: {}", path_.string(), bytes.size(), Reason());
+      if (written <= 0) Fail();
       bytes.remove_prefix(static_cast<size_t>(written));
     }
   }
 
-  void FlushAndRename(const std::filesystem::path& path) {
-    if (fsync(descriptor_) != 0) throw Error("{}: cannot write it: {}", path_.string(), Reason());
+  void FlushAndRename() {
+    if (fsync(descriptor_) != 0) Fail();
     const int closed = close(descriptor_);
     descriptor_ = -1;
-    if (closed != 0) throw Error("{}: cannot write it: {}", path_.string(), Reason());
-    if (rename(path_.c_str(), path.c_str()) != 0) {
-      throw Error("{}: cannot rename {} to it: {}", path.string(), path_.string(), Reason());
-    }
+    if (closed != 0) Fail();
+    if (rename(path_.c_str(), target_.c_str()) != 0) Fail();
     renamed_ = true;
   }
 
  private:
-  static const char* Reason() { return std::strerror(errno); }
+  [[noreturn]] void Fail() const {
+    throw Error("{}: expected to write a file, got: {}", target_.string(), std::strerror(errno));
+  }
 
+  const std::filesystem::path target_;
   std::filesystem::path path_;
   int descriptor_ = -1;
   bool renamed_ = false;
@@ -103,7 +103,7 @@ void WriteFileAtomically(const std::filesystem::path& path, std::string_view byt
   }
   NewFile file(target);
   file.Write(bytes);
-  file.FlushAndRename(target);
+  file.FlushAndRename();
 }
 
 }  // namespace fiddler

@@ -11,6 +11,7 @@
 #include <string_view>
 
 #include "base/error.h"
+#include "base/error_testing.h"
 
 namespace fiddler {
 
@@ -50,20 +51,6 @@ inline std::string LittleEndian64(uint64_t value) {
 // A safetensors file with the right header length, whatever the header says.
 inline std::string SafetensorsBytes(std::string_view header, std::string_view data) {
   return LittleEndian64(header.size()).append(header).append(data);
-}
-
-// What `call` complains about; fails the test if it does not throw Error, or with more than one line.
-template <typename Call>
-std::string ErrorOf(Call call) {
-  try {
-    call();
-  } catch (const Error& error) {
-    const std::string message = error.what();
-    EXPECT_EQ(message.find('\n'), std::string::npos) << message;
-    return message;
-  }
-  ADD_FAILURE() << "expected an Error, got none";
-  return "";
 }
 
 }  // namespace fiddler

@@ -60,12 +60,6 @@ uint64_t FieldReader::Bytes(std::string_view field) {
   return value.get<uint64_t>();
 }
 
-bool FieldReader::Boolean(std::string_view field) {
-  const Json& value = Value(field);
-  if (!value.is_boolean()) Fail(field, "true or false", value);
-  return value.get<bool>();
-}
-
 void FieldReader::RefuseUnread() const {
   for (const auto& [field, value] : object_.items()) {
     if (read_.contains(field)) continue;

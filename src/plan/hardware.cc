@@ -1,9 +1,5 @@
 #include "plan/hardware.h"
 
-#include <cerrno>
-#include <cstring>
-#include <fstream>
-
 #include "base/error.h"
 #include "base/file.h"
 #include "base/json.h"
@@ -61,10 +57,7 @@ HardwareProfile ReadHardware(const std::filesystem::path& path) {
 }
 
 void WriteHardware(const HardwareProfile& hardware, const std::filesystem::path& path) {
-  std::ofstream file(path, std::ios::binary);
-  file << ToJson(hardware).dump(2) << '\n';
-  file.close();
-  if (!file) throw Error("{}: expected to write a file, got: {}", path.string(), std::strerror(errno));
+  WriteFileAtomically(path, ToJson(hardware).dump(2) + '\n');
 }
 
 }  // namespace fiddler

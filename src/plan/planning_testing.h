@@ -11,25 +11,11 @@
 #include <string>
 #include <vector>
 
-#include "base/error.h"
+#include "base/error_testing.h"
 #include "base/rng.h"
 #include "plan/layer_plan.h"
 
 namespace fiddler {
-
-// What `call` complains about; fails the test if it does not throw Error, or with more than one line.
-template <typename Call>
-std::string ErrorOf(Call call) {
-  try {
-    call();
-  } catch (const Error& error) {
-    const std::string message = error.what();
-    EXPECT_EQ(message.find('\n'), std::string::npos) << message;
-    return message;
-  }
-  ADD_FAILURE() << "expected an Error, got none";
-  return "";
-}
 
 inline int64_t RandomInteger(Rng& rng, int64_t min, int64_t max) {
   return min + static_cast<int64_t>(rng.NextBits() % static_cast<uint64_t>(max - min + 1));

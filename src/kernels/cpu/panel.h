@@ -63,7 +63,8 @@ template <class Core, class Body>
 }
 
 // Panels and tiles that meet while both are in L2 (1 MB), next to the block of panels that is fetched for
-// later. Small blocks of panels, since the first of a call is not fetched ahead.
+// later. Small blocks of panels, since the first of a call is fetched ahead only if the caller said so
+// (next).
 constexpr int64_t kBlockBytes = 128 * 1024;
 constexpr int64_t kTilesBytes = 512 * 1024;
 
