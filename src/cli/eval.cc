@@ -15,7 +15,7 @@
 #include "cli/output.h"
 #include "cli/session.h"
 #include "cli/terminal.h"
-#include "engine/forward.h"
+#include "engine/host_forward.h"
 
 namespace fiddler {
 namespace {
@@ -93,17 +93,14 @@ class WindowRunner {
  public:
   WindowRunner(const PackedModel& model, Arithmetic arithmetic, const CpuKernels& kernels, ThreadPool& pool,
                int64_t context)
-      : cache_({.num_layers = model.spec.num_layers(),
-                .num_kv_heads = model.spec.attention.num_kv_heads,
-                .head_dim = model.spec.attention.head_dim,
-                .dtype = KvTypeFor(model, arithmetic)},
-               static_cast<int32_t>(KvCache::BlocksFor(context))),
-        forward_(model, kernels, pool, cache_,
+      : blocks_(static_cast<size_t>(KvCache::BlocksFor(context))),
+        forward_(model, kernels, pool,
                  {.batch_tokens = kChunkTokens,
                   .positions = context,
+                  .kv_blocks = static_cast<int32_t>(blocks_.size()),
                   .logit_rows = kChunkTokens,
                   .arithmetic = arithmetic}) {
-    while (const std::optional<BlockId> block = cache_.pool().TryTake()) blocks_.push_back(*block);
+    std::iota(blocks_.begin(), blocks_.end(), 0);
   }
 
   // Logits [rows, vocab_size] of the first `rows` of these tokens, which begin at `position`; valid until the
@@ -117,9 +114,8 @@ class WindowRunner {
   }
 
  private:
-  KvCache cache_;
-  Forward forward_;
   std::vector<BlockId> blocks_;
+  HostForward forward_;
 };
 
 // Of every scored token, in the order of the text.

@@ -13,7 +13,7 @@
 #include "engine/packed_weights.h"
 #include "engine/scheduler.h"
 #include "engine/sequence.h"
-#include "kv/kv_cache.h"
+#include "kv/block_pool.h"
 
 namespace fiddler {
 
@@ -51,7 +51,7 @@ class Engine {
 
   bool idle() const { return scheduler_.idle(); }
 
-  void ObserveRouting(RoutingObserver observer) { forward_.Observe(std::move(observer)); }
+  void ObserveRouting(RoutingObserver observer) { forward_->Observe(std::move(observer)); }
 
  private:
   void Run(std::span<const ScheduledWork> work);
@@ -59,8 +59,8 @@ class Engine {
 
   const PackedModel& model_;
   const EngineOptions options_;
-  KvCache cache_;
-  Forward forward_;
+  BlockPool blocks_;
+  std::unique_ptr<Forward> forward_;
   Scheduler scheduler_;
   SequenceId next_id_ = 0;
 
