@@ -5,7 +5,6 @@
 
 #include "base/check.h"
 #include "base/error.h"
-#include "engine/host_forward.h"
 
 namespace fiddler {
 namespace {
@@ -59,7 +58,7 @@ Engine::Engine(const PackedModel& model, const CpuKernels& kernels, ThreadPool& 
     : model_(model),
       options_(Checked(options)),
       blocks_(CountBlocks(options_)),
-      forward_(std::make_unique<HostForward>(model, kernels, pool, LimitsOf(options_))),
+      forward_(MakeForward(model, kernels, pool, LimitsOf(options_), options.device)),
       scheduler_(blocks_,
                  {.batch_tokens = options_.max_batch_tokens, .max_sequences = options_.max_sequences}) {
   const auto max_sequences = static_cast<size_t>(options_.max_sequences);

@@ -24,6 +24,7 @@ struct EngineOptions {
   // every running sequence gets its token.
   int64_t max_batch_tokens = 512;
   Arithmetic arithmetic = Arithmetic::kFast;
+  const DeviceSetup* device = nullptr;  // to compute on beside the CPU; its Device must outlive the engine
 };
 
 // One new token of one sequence.
@@ -50,6 +51,9 @@ class Engine {
   std::span<const TokenEvent> Step();
 
   bool idle() const { return scheduler_.idle(); }
+
+  // Who computed the experts so far; null where the CPU does all.
+  const ExpertTraffic* traffic() const { return forward_->traffic(); }
 
   void ObserveRouting(RoutingObserver observer) { forward_->Observe(std::move(observer)); }
 

@@ -1,6 +1,8 @@
 #include "engine/forward.h"
 
 #include "base/check.h"
+#include "engine/device_forward.h"
+#include "engine/host_forward.h"
 
 namespace fiddler {
 
@@ -14,6 +16,12 @@ KvGeometry KvGeometryOf(const PackedModel& model, Arithmetic arithmetic) {
           .num_kv_heads = model.spec.attention.num_kv_heads,
           .head_dim = model.spec.attention.head_dim,
           .dtype = KvTypeFor(model, arithmetic)};
+}
+
+std::unique_ptr<Forward> MakeForward(const PackedModel& model, const CpuKernels& kernels, ThreadPool& pool,
+                                     const ForwardLimits& limits, const DeviceSetup* device) {
+  if (device == nullptr) return std::make_unique<HostForward>(model, kernels, pool, limits);
+  return std::make_unique<DeviceForward>(model, kernels, pool, limits, *device);
 }
 
 void Forward::CheckBatch(std::span<const BatchEntry> batch, const ModelSpec& spec,

@@ -3,9 +3,11 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <span>
 
 #include "engine/batch.h"
+#include "engine/device_setup.h"
 #include "engine/ffn.h"
 #include "engine/packed_weights.h"
 #include "engine/parallel_ops.h"
@@ -42,10 +44,18 @@ class Forward {
 
   virtual void Observe(RoutingObserver observer) = 0;
 
+  // Who computed the experts so far; null where the CPU does all.
+  virtual const ExpertTraffic* traffic() const { return nullptr; }
+
  protected:
   // The token ids and positions of a batch are within the limits.
   static void CheckBatch(std::span<const BatchEntry> batch, const ModelSpec& spec,
                          const ForwardLimits& limits);
 };
+
+// The forward pass on `device` and the CPU, or, if that is null, on the CPU alone. All but `device` itself
+// must outlive it, the Device too. Throws Error if memory is short.
+std::unique_ptr<Forward> MakeForward(const PackedModel& model, const CpuKernels& kernels, ThreadPool& pool,
+                                     const ForwardLimits& limits, const DeviceSetup* device);
 
 }  // namespace fiddler
