@@ -1,13 +1,16 @@
 // For tests: an emulated device with arrays on it.
 #pragma once
 
+#include <gtest/gtest.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <initializer_list>
 #include <memory>
 #include <optional>
 #include <span>
-#include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/rng.h"
@@ -65,7 +68,8 @@ class TestDevice {
 
   explicit TestDevice(Mode mode = Mode::kOneThread, EmulatorOptions options = {},
                       const CpuKernels& kernels = BestKernels()) {
-    if (mode != Mode::kThreaded) pool_.emplace(mode == Mode::kOneThread ? 1 : 3, DiscoverTopology());
+    static const Topology topology = DiscoverTopology();
+    if (mode != Mode::kThreaded) pool_.emplace(mode == Mode::kOneThread ? 1 : 3, topology);
     options.pool = pool_ ? &*pool_ : nullptr;
     if (options.memory_bytes == 0) options.memory_bytes = kMemoryBytes;
     device_ = OpenEmulatedDevice(options, kernels);
@@ -103,6 +107,22 @@ class TestDevice {
   FiddlerStream stream_ = 0;
   std::vector<DeviceBuffer> buffers_;
 };
+
+// That the text has all these parts.
+inline ::testing::AssertionResult Says(std::string_view text, std::initializer_list<std::string_view> parts) {
+  for (const std::string_view part : parts) {
+    if (text.find(part) == text.npos)
+      return ::testing::AssertionFailure() << text << "\ndoes not say\n" << part;
+  }
+  return ::testing::AssertionSuccess();
+}
+
+// Room for flags, set to 0.
+inline PinnedBuffer Flags(Device& device, int count) {
+  PinnedBuffer flags(device, static_cast<uint64_t>(count) * sizeof(uint32_t), "flags");
+  std::fill_n(flags.as<uint32_t>(), count, 0u);
+  return flags;
+}
 
 inline bool AllNaN(const std::vector<float>& values) {
   return std::all_of(values.begin(), values.end(), [](float value) { return std::isnan(value); });
