@@ -62,6 +62,8 @@ class Device {
   Device& operator=(const Device&) = delete;
   ~Device();
 
+  const FiddlerDeviceApi& api() const { return api_; }
+  FiddlerDevice* handle() const { return handle_; }
   std::string_view name() const { return name_; }
   FiddlerMemory memory();
 

@@ -30,4 +30,7 @@ struct EmulatorOptions {
 // `kernels` and the pool must outlive the device. Throws Error if memory is short.
 std::unique_ptr<Device> OpenEmulatedDevice(const EmulatorOptions& options, const CpuKernels& kernels);
 
+// For tests: wait_events so far, also those of segments, at each launch; what drop_wait counts.
+int64_t EmulatedWaits(Device& device);
+
 }  // namespace fiddler
