@@ -61,7 +61,15 @@ DeviceForward::Buffers DeviceForward::TakeBuffers(const PackedModel& model, cons
           .experts = HybridExperts::TakeBuffers(spec, tokens, arena)};
 }
 
-DeviceNeeds DeviceNeedsOf(const PackedModel& model, const ForwardLimits& limits) {
+uint64_t DeviceForward::StagingBytes(const PackedModel& model, const ForwardLimits& limits) {
+  const int64_t numbers = limits.batch_tokens * (model.spec.hidden + 2) +
+                          limits.logit_rows * (model.spec.vocab_size + 1) +
+                          limits.sequences * TableStride(limits);
+  return static_cast<uint64_t>(numbers) * sizeof(float);  // floats and int32
+}
+
+DeviceNeeds DeviceNeedsOf(const PackedModel& model, const CpuKernels& kernels, ThreadPool& pool,
+                          const ForwardLimits& limits) {
   DeviceNeeds needs;
   needs.weight_bytes = DeviceWeightBytes(model, limits.positions);
   DeviceArena kv;
@@ -76,6 +84,11 @@ DeviceNeeds DeviceNeedsOf(const PackedModel& model, const ForwardLimits& limits)
     needs.slice_bytes = static_cast<uint64_t>(expert.slice_bytes());
     needs.num_slices += std::ssize(layer.experts) * expert.num_slices();
   }
+  Workspace workspace(Workspace::Mode::kCount);
+  const ParallelOps ops(kernels, pool, limits.arithmetic, limits.batch_tokens, model.spec.hidden, workspace);
+  const SlicedFfnRunner runner(FfnLimitsOf(model, limits.batch_tokens), ops, workspace);
+  needs.host_bytes = workspace.bytes() + DeviceForward::StagingBytes(model, limits) +
+                     HybridExperts::MailboxBytes(model.spec, limits.batch_tokens);
   // Slots begin at an aligned address.
   needs.ring_bytes =
       ExpertStore::SlotBytes(0, static_cast<int64_t>(needs.slice_bytes)) + DeviceArena::kAlignment;
@@ -90,7 +103,7 @@ DeviceForward::DeviceForward(const PackedModel& model, const CpuKernels& kernels
       stream_(device_.CreateStream()),
       ops_(kernels, pool, limits.arithmetic, limits.batch_tokens, model.spec.hidden, workspace_) {
   const ModelSpec& spec = model.spec;
-  const DeviceNeeds needs = DeviceNeedsOf(model, limits);
+  const DeviceNeeds needs = DeviceNeedsOf(model, kernels, pool, limits);
   const int64_t num_slots = SlotsThatFit(needs, setup.memory_bytes);
   arena_ = DeviceArena(device_,
                        needs.weight_bytes + needs.kv_bytes + needs.workspace_bytes + needs.ring_bytes +
@@ -116,11 +129,7 @@ DeviceForward::DeviceForward(const PackedModel& model, const CpuKernels& kernels
                                              buffers_.experts, *store_, *policy_);
 
   const int64_t tokens = limits.batch_tokens;
-  const auto bytes = [](int64_t count) { return static_cast<uint64_t>(count) * 4; };  // of floats or int32
-  staging_ = PinnedBuffer(device_,
-                          bytes(tokens * spec.hidden + limits.logit_rows * (spec.vocab_size + 1) +
-                                2 * tokens + limits.sequences * TableStride(limits)),
-                          "staging");
+  staging_ = PinnedBuffer(device_, StagingBytes(model, limits), "staging");
   embedded_ = staging_.as<float>();
   host_logits_ = embedded_ + tokens * spec.hidden;
   host_rows_ = reinterpret_cast<int32_t*>(host_logits_ + limits.logit_rows * spec.vocab_size);

@@ -177,10 +177,15 @@ PolicyFactory Named(std::string_view name) {
   };
 }
 
+DeviceNeeds NeedsOf(const PackedModel& model, const ForwardLimits& limits = Limits()) {
+  ThreadPool pool(1, DiscoverTopology());
+  return DeviceNeedsOf(model, BestKernels(), pool, limits);
+}
+
 // An emulated device and its use, with room for so many slices of experts.
 struct Machine {
   Machine(const PackedModel& model, int64_t slots, const EmulatorOptions& options, PolicyFactory make_policy)
-      : Machine(DeviceNeedsOf(model, Limits()), slots, options, std::move(make_policy)) {}
+      : Machine(NeedsOf(model), slots, options, std::move(make_policy)) {}
   Machine(const DeviceNeeds& needs, int64_t slots, EmulatorOptions options, PolicyFactory make_policy) {
     options.memory_bytes = needs.weight_bytes + needs.kv_bytes + needs.workspace_bytes + needs.ring_bytes +
                            static_cast<uint64_t>(slots) * needs.slice_bytes;
@@ -195,8 +200,6 @@ struct Machine {
   std::unique_ptr<Device> device;
   DeviceSetup setup;
 };
-
-int64_t SlicesOf(const PackedModel& model) { return DeviceNeedsOf(model, Limits()).num_slices; }
 
 // Sanitizers take ten times as long.
 constexpr uint64_t kSeeds = kSanitized ? 100 : 1000;
@@ -213,7 +216,8 @@ TEST_P(RandomPlansTest, SameLogitsWhateverThePlan) {
     HostForward host(model, BestKernels(), pool, Limits());
     const std::vector<float> expected = script.Run(host);
 
-    const auto slots = static_cast<int64_t>(rng.NextBits() % static_cast<uint64_t>(SlicesOf(model) + 1));
+    const auto slots =
+        static_cast<int64_t>(rng.NextBits() % static_cast<uint64_t>(NeedsOf(model).num_slices + 1));
     EmulatorOptions options;
     if (rng.NextBits() % 4 != 0) options.adversary_seed = rng.NextBits();
     if (rng.NextBits() % 4 != 0) options.pool = &pool;
@@ -253,7 +257,7 @@ TEST_P(GoldenOnDeviceTest, SameLogitsAsTransformers) {
   std::iota(rows.begin(), rows.end(), 0);
   ThreadPool pool(2, DiscoverTopology());
   for (const std::string_view policy : PolicyNames()) {
-    const DeviceNeeds needs = DeviceNeedsOf(model, limits);
+    const DeviceNeeds needs = NeedsOf(model, limits);
     EmulatorOptions options;
     options.pool = &pool;
     options.adversary_seed = 11;
