@@ -115,7 +115,9 @@ struct Simulation {
 };
 
 Simulation Run(const SimulateOptions& options) {
-  Simulation simulation = {.hardware = ChooseHardware(options), .scenario = ChooseScenario(options)};
+  Simulation simulation;
+  simulation.hardware = ChooseHardware(options);
+  simulation.scenario = ChooseScenario(options);
   const VirtualScenario& scenario = simulation.scenario;
   const Model model =
       MakeDummyModel(ReadModelConfig(ResolveModel(options.model), options.ignored_fields), 0, DType::kBF16);
