@@ -12,8 +12,8 @@ namespace {
 
 // "24.1GiB": rounded up, as an option takes it.
 std::string AtLeast(uint64_t bytes) {
-  constexpr uint64_t kTenths = (uint64_t{1} << 30) / 10;
-  const uint64_t tenths = (bytes + kTenths - 1) / kTenths + 1;  // a tenth of a GiB is not whole bytes
+  constexpr uint64_t kGiB = uint64_t{1} << 30;
+  const uint64_t tenths = (10 * bytes + kGiB - 1) / kGiB;
   return fmt::format("{}.{}GiB", tenths / 10, tenths % 10);
 }
 
