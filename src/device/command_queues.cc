@@ -7,7 +7,7 @@
 
 #include "base/error.h"
 
-namespace fiddler {
+namespace fiddler::emulated {
 
 CommandQueues::CommandQueues(EmulatedOps& ops, Streams streams, Schedule schedule, bool threaded)
     : ops_(ops), threaded_(threaded), streams_(std::move(streams)), schedule_(schedule) {
@@ -138,4 +138,4 @@ void CommandQueues::RunThread() {
   }
 }
 
-}  // namespace fiddler
+}  // namespace fiddler::emulated

@@ -23,7 +23,7 @@
 #include "device/schedule.h"
 #include "device/streams.h"
 
-namespace fiddler {
+namespace fiddler::emulated {
 
 class CommandQueues {
  public:
@@ -85,4 +85,4 @@ class CommandQueues {
   std::jthread thread_;
 };
 
-}  // namespace fiddler
+}  // namespace fiddler::emulated

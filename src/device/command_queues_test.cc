@@ -11,6 +11,7 @@
 namespace fiddler {
 namespace {
 
+using emulated::Schedule;
 using testing::AllNaN;
 using testing::Flags;
 using testing::kModes;
@@ -59,7 +60,9 @@ float RunPipeline(TestDevice& device) {
     device->Add(compute, {.count = kCount, .x = slots[slot], .y = sum});
     device->Record(compute, free[slot]);
   }
-  return device.Get(sum, kCount).back();
+  const float result = device.Get(sum, kCount).back();
+  device->Synchronize(copies);  // before the sources go
+  return result;
 }
 
 TEST(CommandQueuesTest, EventsOrderStreamsUnderEveryAdversary) {
@@ -208,6 +211,7 @@ TEST(CommandQueuesTest, NothingIsThereWhileACopyIsUnderWay) {
     device->CopyIn(other, x, source.data(), kCount * sizeof(float));
     device->Add(device.stream(), {.count = kCount, .x = x, .y = y});
     seen.insert(AllNaN(device.Get(y, kCount)));
+    device->Synchronize(other);
   }
   EXPECT_EQ(seen.size(), 2u);
 }

@@ -18,20 +18,30 @@
 // before what their commands use.
 struct FiddlerDevice {
   FiddlerDevice(const fiddler::EmulatorOptions& options, const fiddler::CpuKernels& kernels)
-      : memory(options.memory_bytes, fiddler::Workers(options.pool)),
-        ops(memory, kernels, fiddler::Workers(options.pool)),
-        queues(ops, fiddler::Streams(pinned, options.drop_wait), fiddler::Schedule(options.adversary_seed),
+      : memory(options.memory_bytes, fiddler::emulated::Workers(options.pool)),
+        ops(memory, kernels, fiddler::emulated::Workers(options.pool)),
+        queues(ops, fiddler::emulated::Streams(pinned, options.drop_wait),
+               fiddler::emulated::Schedule(options.adversary_seed),
                /*threaded=*/options.pool == nullptr) {}
 
   std::string error;
-  fiddler::EmulatedMemory memory;
-  fiddler::PinnedMemory pinned;
-  fiddler::EmulatedOps ops;
-  fiddler::CommandQueues queues;
+  fiddler::emulated::EmulatedMemory memory;
+  fiddler::emulated::PinnedMemory pinned;
+  fiddler::emulated::EmulatedOps ops;
+  fiddler::emulated::CommandQueues queues;
 };
 
 namespace fiddler {
 namespace {
+
+using emulated::AwaitFlag;
+using emulated::Command;
+using emulated::FfnWork;
+using emulated::Operation;
+using emulated::PostFlag;
+using emulated::RecordEvent;
+using emulated::Streams;
+using emulated::WaitEvent;
 
 // No exception leaves: what `body` throws becomes a status and a text.
 template <typename Body>
@@ -154,7 +164,7 @@ int32_t CopyIn(FiddlerDevice* device, FiddlerStream stream, FiddlerAddress to, c
   return Edit(device, [&](Streams& streams) {
     if (bytes > 0) RequirePointer(from, "copy_in: from");
     auto* const host = static_cast<std::byte*>(const_cast<void*>(from));  // read only: to_device
-    streams.Push(stream, Copy{.to_device = true, .device = to, .host = host, .bytes = bytes});
+    streams.Push(stream, emulated::Copy{.to_device = true, .device = to, .host = host, .bytes = bytes});
   });
 }
 
@@ -162,12 +172,12 @@ int32_t CopyOut(FiddlerDevice* device, FiddlerStream stream, void* to, FiddlerAd
   return Edit(device, [&](Streams& streams) {
     if (bytes > 0) RequirePointer(to, "copy_out: to");
     auto* const host = static_cast<std::byte*>(to);
-    streams.Push(stream, Copy{.to_device = false, .device = from, .host = host, .bytes = bytes});
+    streams.Push(stream, emulated::Copy{.to_device = false, .device = from, .host = host, .bytes = bytes});
   });
 }
 
 int32_t ClearMemory(FiddlerDevice* device, FiddlerStream stream, FiddlerAddress to, uint64_t bytes) {
-  return Push(device, stream, Clear{.to = to, .bytes = bytes});
+  return Push(device, stream, emulated::Clear{.to = to, .bytes = bytes});
 }
 
 int32_t Post(FiddlerDevice* device, FiddlerStream stream, uint32_t* flag) {

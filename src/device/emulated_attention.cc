@@ -4,7 +4,7 @@
 
 #include "device/emulated_ops.h"
 
-namespace fiddler {
+namespace fiddler::emulated {
 namespace {
 
 constexpr int64_t kMostPositions = int64_t{1} << 30;
@@ -226,4 +226,4 @@ void EmulatedOps::Do(const FiddlerAttend& args) {
   });
 }
 
-}  // namespace fiddler
+}  // namespace fiddler::emulated

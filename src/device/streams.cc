@@ -7,7 +7,7 @@
 
 #include "base/error.h"
 
-namespace fiddler {
+namespace fiddler::emulated {
 
 StepKind QueuedCommand::NextStep() const {
   if (std::holds_alternative<Copy>(command)) return begun ? StepKind::kEndCopy : StepKind::kBeginCopy;
@@ -196,4 +196,4 @@ std::string Streams::Blocked() const {
   return text.empty() ? "nothing is queued" : text;
 }
 
-}  // namespace fiddler
+}  // namespace fiddler::emulated

@@ -17,7 +17,7 @@
 #include "device/plugin.h"
 #include "device/schedule.h"
 
-namespace fiddler {
+namespace fiddler::emulated {
 
 struct RecordEvent {
   FiddlerEvent event = 0;
@@ -111,4 +111,4 @@ class Streams {
   int64_t num_waits_ = 0;
 };
 
-}  // namespace fiddler
+}  // namespace fiddler::emulated
