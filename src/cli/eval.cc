@@ -12,6 +12,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "cli/commands.h"
+#include "cli/device_session.h"
 #include "cli/output.h"
 #include "cli/session.h"
 #include "cli/terminal.h"
@@ -25,6 +26,7 @@ constexpr int64_t kChunkTokens = 128;  // tokens and rows of logits computed at 
 
 struct EvalOptions {
   ModelOptions model;
+  DeviceOptions device;
   std::string text_file;
   std::string ids_file;
   int64_t context = 512;
@@ -92,34 +94,31 @@ double KullbackLeibler(const Prediction& p, const Prediction& q) {
 class WindowRunner {
  public:
   WindowRunner(const PackedModel& model, Arithmetic arithmetic, const CpuKernels& kernels, ThreadPool& pool,
-               int64_t context)
-      : cache_({.num_layers = model.spec.num_layers(),
-                .num_kv_heads = model.spec.attention.num_kv_heads,
-                .head_dim = model.spec.attention.head_dim,
-                .dtype = KvTypeFor(model, arithmetic)},
-               static_cast<int32_t>(KvCache::BlocksFor(context))),
-        forward_(model, kernels, pool, cache_,
-                 {.batch_tokens = kChunkTokens,
-                  .positions = context,
-                  .logit_rows = kChunkTokens,
-                  .arithmetic = arithmetic}) {
-    while (const std::optional<BlockId> block = cache_.pool().TryTake()) blocks_.push_back(*block);
+               int64_t context, const DeviceSetup* device)
+      : blocks_(static_cast<size_t>(KvCache::BlocksFor(context))),
+        forward_(MakeForward(model, kernels, pool,
+                             {.batch_tokens = kChunkTokens,
+                              .positions = context,
+                              .kv_blocks = static_cast<int32_t>(blocks_.size()),
+                              .logit_rows = kChunkTokens,
+                              .arithmetic = arithmetic},
+                             device)) {
+    std::iota(blocks_.begin(), blocks_.end(), 0);
   }
 
   // Logits [rows, vocab_size] of the first `rows` of these tokens, which begin at `position`; valid until the
   // next call.
   std::span<const float> Run(std::span<const int32_t> tokens, int64_t position, int64_t rows) {
     const BatchEntry entry = {.tokens = tokens, .first_position = position, .block_table = blocks_};
-    forward_.Run({&entry, 1});
+    forward_->Run({&entry, 1});
     std::vector<int32_t> indices(static_cast<size_t>(rows));
     std::iota(indices.begin(), indices.end(), 0);
-    return forward_.Logits(indices);
+    return forward_->Logits(indices);
   }
 
  private:
-  KvCache cache_;
-  Forward forward_;
   std::vector<BlockId> blocks_;
+  std::unique_ptr<Forward> forward_;
 };
 
 // Of every scored token, in the order of the text.
@@ -142,11 +141,12 @@ class Evaluator {
  public:
   // `reference`, in exact arithmetic, may be null. All must outlive this object.
   Evaluator(const PackedModel& model, Arithmetic arithmetic, const PackedModel* reference,
-            const CpuKernels& kernels, ThreadPool& pool, int64_t context)
+            const CpuKernels& kernels, ThreadPool& pool, int64_t context, const DeviceSetup* device)
       : vocab_size_(static_cast<size_t>(model.spec.vocab_size)),
         pool_(pool),
-        runner_(model, arithmetic, kernels, pool, context) {
-    if (reference != nullptr) reference_.emplace(*reference, Arithmetic::kExact, kernels, pool, context);
+        runner_(model, arithmetic, kernels, pool, context, device) {
+    if (reference != nullptr)
+      reference_.emplace(*reference, Arithmetic::kExact, kernels, pool, context, nullptr);
   }
 
   // Appends the scores of every token of the window but the first.
@@ -215,8 +215,9 @@ void Eval(const EvalOptions& options) {
   if (options.compare && quantized) stored = session.LoadAs(Quantization::kNone);
   const PackedModel* reference = !options.compare ? nullptr : quantized ? &stored : &session.model();
 
+  const DeviceSession device(options.device, session);
   Evaluator evaluator(session.model(), session.arithmetic(), reference, session.kernels(), session.pool(),
-                      context);
+                      context, device.setup());
   Scores scores;
   TerminalProgress progress(TerminalProgress::Unit::kTokens);
   progress.Start("evaluating", tokens.size());
@@ -269,6 +270,7 @@ void RegisterEval(CLI::App& app) {
   auto options = std::make_shared<EvalOptions>();
   CLI::App& verb = *app.add_subcommand("eval", "perplexity of a model on a text");
   options->model.Register(verb);
+  options->device.Register(verb);
   CLI::Option* text =
       verb.add_option("--text", options->text_file, "file to evaluate (default: the model's heldout.txt)");
   verb.add_option("--ids", options->ids_file, "file of token ids separated by white space")->excludes(text);

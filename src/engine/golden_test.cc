@@ -8,7 +8,7 @@
 #include <numeric>
 
 #include "base/error.h"
-#include "engine/forward.h"
+#include "engine/host_forward.h"
 #include "engine/test_models.h"
 #include "io/safetensors.h"
 #include "kernels/dispatch.h"
@@ -61,12 +61,14 @@ class Runner {
   Runner(const PackedModel& model, const CpuKernels& kernels, int num_threads, int64_t positions,
          Arithmetic arithmetic = Arithmetic::kExact)
       : pool_(num_threads, DiscoverTopology()),
-        cache_({model.spec.num_layers(), model.spec.attention.num_kv_heads, model.spec.attention.head_dim,
-                KvTypeFor(model, arithmetic)},
-               static_cast<int32_t>(KvCache::BlocksFor(positions)) + 3),
-        forward_(model, kernels, pool_, cache_,
-                 {.batch_tokens = 128, .positions = positions, .logit_rows = 128, .arithmetic = arithmetic}) {
-    for (int32_t block = cache_.pool().capacity() - 1; block >= 3; --block) table_.push_back(block);
+        forward_(model, kernels, pool_,
+                 {.batch_tokens = 128,
+                  .positions = positions,
+                  .kv_blocks = static_cast<int32_t>(KvCache::BlocksFor(positions)) + 3,
+                  .logit_rows = 128,
+                  .arithmetic = arithmetic}) {
+    for (int64_t block = KvCache::BlocksFor(positions) + 2; block >= 3; --block)
+      table_.push_back(static_cast<BlockId>(block));
     forward_.Observe([this](const Routing& routing) { routings_.push_back(Copy(routing)); });
   }
 
@@ -101,8 +103,7 @@ class Runner {
   }
 
   ThreadPool pool_;
-  KvCache cache_;
-  Forward forward_;
+  HostForward forward_;
   std::vector<BlockId> table_;
   std::vector<LayerRouting> routings_;
   int64_t position_ = 0;
