@@ -103,6 +103,64 @@ TEST(CommandQueuesTest, TheSameSeedDoesTheSame) {
   }
 }
 
+// A program of adds and copies on any streams, each of which waits for those that wrote what it touches and
+// those that read what it writes, and for no others.
+std::vector<float> RunRandomProgram(TestDevice& device, uint64_t seed) {
+  constexpr size_t kArrays = 5;
+  constexpr size_t kCommands = 60;
+  Rng rng(seed);
+  std::vector<FiddlerStream> streams = {device.stream(), device->CreateStream(), device->CreateStream()};
+  struct Array {
+    FiddlerAddress address;
+    std::optional<FiddlerEvent> written;
+    std::vector<FiddlerEvent> read;
+  };
+  std::vector<Array> arrays;
+  for (size_t i = 0; i < kArrays; ++i) {
+    arrays.push_back({device.Put(std::vector<float>(kCount, static_cast<float>(i))), {}, {}});
+  }
+  const std::vector<float> source(kCount, 0.5f);
+  for (size_t i = 0; i < kCommands; ++i) {
+    const FiddlerStream stream = streams[rng.NextBits() % streams.size()];
+    const size_t to = rng.NextBits() % kArrays;
+    const size_t from = (to + 1 + rng.NextBits() % (kArrays - 1)) % kArrays;
+    const bool copies = rng.NextBits() % 3 == 0;
+    const FiddlerEvent done = device->CreateEvent();
+    if (arrays[to].written) device->WaitEvent(stream, *arrays[to].written);
+    for (const FiddlerEvent event : arrays[to].read) device->WaitEvent(stream, event);
+    if (copies) {
+      device->CopyIn(stream, arrays[to].address, source.data(), kCount * sizeof(float));
+    } else {
+      if (arrays[from].written) device->WaitEvent(stream, *arrays[from].written);
+      device->Add(stream, {.count = kCount, .x = arrays[from].address, .y = arrays[to].address});
+      arrays[from].read.push_back(done);
+    }
+    device->Record(stream, done);
+    arrays[to].written = done;
+    arrays[to].read.clear();
+  }
+  for (const FiddlerStream stream : streams) device->Synchronize(stream);
+  std::vector<float> results;
+  for (const Array& array : arrays) results.push_back(device.Get(array.address, kCount).back());
+  return results;
+}
+
+TEST(CommandQueuesTest, AnyProgramThatWaitsGivesTheSameInAnyOrder) {
+  int different = 0;  // where a wait is missing
+  for (uint64_t program = 0; program < 10; ++program) {
+    TestDevice in_order;
+    const std::vector<float> expected = RunRandomProgram(in_order, program);
+    ASSERT_FALSE(testing::AnyNaN(expected));
+    for (uint64_t seed = 0; seed < kSeeds; ++seed) {
+      TestDevice device(seed % 3 == 0 ? Mode::kThreaded : Mode::kOneThread, Adversary(seed));
+      ASSERT_EQ(RunRandomProgram(device, program), expected) << program << " " << seed;
+      TestDevice faulty(Mode::kOneThread, Adversary(seed, static_cast<int64_t>(20 + program)));
+      different += RunRandomProgram(faulty, program) != expected;
+    }
+  }
+  EXPECT_GT(different, 10);
+}
+
 TEST(CommandQueuesTest, AnEventRecordedAgainLeavesEarlierWaitsAlone) {
   for (const Mode mode : kModes) {
     TestDevice device(mode);
