@@ -1,6 +1,7 @@
 // In what order things run on the emulated device, and that a wait too few is found.
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <cmath>
 #include <set>
 
@@ -233,15 +234,45 @@ TEST(CommandQueuesTest, WhatCannotHappenIsAnError) {
   }
 }
 
+std::atomic<bool> adds_may_end{false};
+
 TEST(CommandQueuesTest, AThreadThatIsTooSlowIsAnError) {
-  TestDevice device(Mode::kThreaded);
+  CpuKernels kernels = BestKernels();
+  kernels.add = [](int64_t, const float*, float*) { adds_may_end.wait(false); };
+  adds_may_end = false;
+  TestDevice device(Mode::kThreaded, {}, kernels);
   const PinnedBuffer flag = Flags(*device, 1);
-  const FiddlerAddress much = device.Room(12 << 20);
-  for (int i = 0; i < 4; ++i) device->Clear(device.stream(), much, uint64_t{48} << 20);
+  const FiddlerAddress x = device.Room(1);
+  device->Add(device.stream(), {.count = 1, .x = x, .y = x});
   device->Post(device.stream(), flag.as<uint32_t>());
   EXPECT_TRUE(
-      Says(ErrorOf([&] { device->WaitFlag(flag.as<uint32_t>(), 1e-9, "x"); }), {"nothing came within"}));
+      Says(ErrorOf([&] { device->WaitFlag(flag.as<uint32_t>(), 0.001, "x"); }), {"nothing came within"}));
+  adds_may_end = true;
+  adds_may_end.notify_all();
   device->WaitFlag(flag.as<uint32_t>(), 60, "x");
+}
+
+// Once the host has what it waits for, what else could run has run, or not: both are allowed.
+TEST(CommandQueuesTest, SeedsSayHowFarTheDeviceGoesOn) {
+  for (uint64_t seed = 0; seed < kSeeds; ++seed) {
+    const Schedule schedule(seed);
+    if (schedule.strategy() != Schedule::Strategy::kOnlyNeeded) continue;
+    TestDevice device(Mode::kOneThread, Adversary(seed));
+    const FiddlerStream needed = device->CreateStream();
+    const FiddlerStream idle = device->CreateStream();
+    const FiddlerEvent event = device->CreateEvent();
+    const FiddlerAddress x = device.Put(std::vector<float>(kCount, 1.0f));
+    std::vector<float> targets[2] = {std::vector<float>(kCount), std::vector<float>(kCount)};
+    device->CopyOut(idle, targets[0].data(), x, kCount * sizeof(float));
+    device->CopyOut(needed, targets[1].data(), x, kCount * sizeof(float));
+    device->Record(needed, event);
+    device->WaitEvent(device.stream(), event);
+    device->Synchronize(device.stream());
+    EXPECT_EQ(targets[1].back(), 1.0f);
+    EXPECT_EQ(AllNaN(targets[0]), !schedule.eager()) << seed;
+    device->Synchronize(idle);
+    EXPECT_EQ(targets[0].back(), 1.0f);
+  }
 }
 
 TEST(CommandQueuesTest, CopiesReadLateAndPoisonEarly) {
@@ -307,6 +338,12 @@ TEST(CommandQueuesTest, SegmentsRunAgainAndAgain) {
     EXPECT_EQ(result, std::vector<float>(kCount, 32.0f));
     EXPECT_EQ(EmulatedWaits(*device), 4);
     EXPECT_TRUE(Says(ErrorOf([&] { device->Launch(device.stream(), twice); }), {"no segment"}));
+
+    device->BeginCapture(device.stream());
+    device->Post(device.stream(), Flags(*device, 1).as<uint32_t>());
+    const FiddlerSegment flagless = device->EndCapture(device.stream());
+    EXPECT_TRUE(
+        Says(ErrorOf([&] { device->Launch(device.stream(), flagless); }), {"post: a flag", "pinned"}));
   }
 }
 

@@ -104,6 +104,11 @@ TEST(DeviceMemoryTest, ReleaseWaits) {
 TEST(DeviceMemoryTest, PinnedMemory) {
   TestDevice device;
   alignas(4) std::byte own[64] = {};
+  const std::span<const std::byte> middle(own + 16, 8);
+  device->Pin(middle);
+  EXPECT_TRUE(Says(ErrorOf([&] { device->Pin({own, 17}); }), {"overlap"}));
+  EXPECT_TRUE(Says(ErrorOf([&] { device->Pin({own + 23, 17}); }), {"overlap"}));
+  device->Unpin(middle);
   device->Pin(own);
   EXPECT_TRUE(Says(ErrorOf([&] { device->Pin({own + 60, 8}); }), {"overlap"}));
   device->SetFlag(reinterpret_cast<uint32_t*>(own + 60));
