@@ -30,6 +30,7 @@ int main(int argc, char** argv) {
   fiddler::RegisterInspect(app);
   fiddler::RegisterEval(app);
   fiddler::RegisterBench(app);
+  fiddler::RegisterPlan(app);
   fiddler::RegisterSimulate(app);
 
   constexpr int kBadInput = 1;

@@ -62,7 +62,7 @@ MemoryNeeds DeviceMemoryNeeds(const PackedModel& model, const CpuKernels& kernel
     needs.num_expert_slices += std::ssize(layer.experts) * expert.num_slices();
   }
   DeviceArena kv;
-  kv.Take(KvCache::Bytes(KvGeometryOf(model, limits.arithmetic), limits.kv_blocks));
+  kv.Take(KvCache::Bytes(KvGeometryOf(model, limits.arithmetic), limits.kv_blocks), "keys and values");
   DeviceArena buffers;
   DeviceForward::TakeBuffers(model, limits, buffers);
   needs.device_dense_bytes = DeviceWeightBytes(model, limits.positions);
@@ -86,14 +86,14 @@ DeviceForward::DeviceForward(const PackedModel& model, const CpuKernels& kernels
       limits_(limits),
       device_(*setup.device),
       stream_(device_.CreateStream()),
-      ops_(kernels, pool, limits.arithmetic, limits.batch_tokens, model.spec.hidden, workspace_) {
+      ops_(kernels, pool, limits.arithmetic, limits.batch_tokens, model.spec.hidden, workspace_),
+      arena_(device_) {
   const ModelSpec& spec = model.spec;
   const MemoryPlan plan = PlanMemory(DeviceMemoryNeeds(model, kernels, pool, limits),
                                      {.gpu_memory_bytes = setup.memory_bytes, .ram_bytes = UINT64_MAX});
   if (!plan.fits) throw Error("{}", plan.reason);
-  arena_ = DeviceArena(device_, plan.vram_peak_bytes, "weights, keys and values, buffers and experts");
   weights_ = UploadWeights(model, limits.positions, device_, arena_);
-  kv_ = arena_.Take(KvCache::Bytes(KvGeometryOf(model, limits.arithmetic), limits.kv_blocks));
+  kv_ = arena_.Take(KvCache::Bytes(KvGeometryOf(model, limits.arithmetic), limits.kv_blocks), "keys and values");
   buffers_ = TakeBuffers(model, limits, arena_);
 
   const std::unique_ptr<bool[]> is_moe(new bool[spec.layers.size()]);
