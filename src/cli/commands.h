@@ -11,5 +11,6 @@ void RegisterRun(CLI::App& app);
 void RegisterInspect(CLI::App& app);
 void RegisterEval(CLI::App& app);
 void RegisterBench(CLI::App& app);
+void RegisterSimulate(CLI::App& app);
 
 }  // namespace fiddler

@@ -30,6 +30,7 @@ int main(int argc, char** argv) {
   fiddler::RegisterInspect(app);
   fiddler::RegisterEval(app);
   fiddler::RegisterBench(app);
+  fiddler::RegisterSimulate(app);
 
   constexpr int kBadInput = 1;
   constexpr int kUsage = 2;

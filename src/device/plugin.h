@@ -11,7 +11,7 @@
  *
  * Numbers. Activations are float32, row-major. Weights are packed as on the host (kernels/packed_matrix.h,
  * experts/slice.h), keys and values too (kernels/kv_view.h). Addresses need an alignment of 256 bytes where
- * they are matrices, slices or caches, of 4 otherwise.
+ * they are matrices, of 64 where they are slices or caches, of 4 otherwise.
  *
  * Threads. One thread at a time.
  */

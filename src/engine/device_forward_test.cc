@@ -14,27 +14,13 @@
 #include "base/rng.h"
 #include "base/sanitized.h"
 #include "device/emulated.h"
+#include "engine/golden_testing.h"
 #include "engine/host_forward.h"
 #include "engine/test_models.h"
 #include "kernels/dispatch.h"
 
 namespace fiddler {
 namespace {
-
-// Float32 throughout, sums in another order; logits of a few units (as in golden_test.cc).
-constexpr float kTolerance = 1e-4f;
-
-// Infinite where either side is not finite or the sizes differ.
-float MaxDifference(std::span<const float> a, std::span<const float> b) {
-  if (a.size() != b.size()) return INFINITY;
-  float largest = 0;
-  for (size_t i = 0; i < a.size(); ++i) {
-    const float difference = std::abs(a[i] - b[i]);
-    if (!std::isfinite(difference)) return INFINITY;
-    largest = std::max(largest, difference);
-  }
-  return largest;
-}
 
 // Models of two families with experts of several slices: `shared` ones bring an expert that every token
 // passes.
@@ -191,11 +177,17 @@ PolicyFactory Named(std::string_view name) {
   };
 }
 
+MemoryNeeds NeedsOf(const PackedModel& model, const ForwardLimits& limits = Limits()) {
+  ThreadPool pool(1, DiscoverTopology());
+  return DeviceMemoryNeeds(model, BestKernels(), pool, limits);
+}
+
 // An emulated device and its use, with room for so many slices of experts.
 struct Machine {
-  Machine(const PackedModel& model, int64_t slots, EmulatorOptions options, PolicyFactory make_policy) {
-    const DeviceNeeds needs = DeviceNeedsOf(model, Limits());
-    options.memory_bytes = needs.weight_bytes + needs.kv_bytes + needs.workspace_bytes + needs.ring_bytes +
+  Machine(const PackedModel& model, int64_t slots, const EmulatorOptions& options, PolicyFactory make_policy)
+      : Machine(NeedsOf(model), slots, options, std::move(make_policy)) {}
+  Machine(const MemoryNeeds& needs, int64_t slots, EmulatorOptions options, PolicyFactory make_policy) {
+    options.memory_bytes = needs.device_dense_bytes + needs.kv_bytes + needs.device_workspace_bytes +
                            static_cast<uint64_t>(slots) * needs.slice_bytes;
     device = OpenEmulatedDevice(options, BestKernels());
     setup = {.device = device.get(),
@@ -208,8 +200,6 @@ struct Machine {
   std::unique_ptr<Device> device;
   DeviceSetup setup;
 };
-
-int64_t SlicesOf(const PackedModel& model) { return DeviceNeedsOf(model, Limits()).num_slices; }
 
 // Sanitizers take ten times as long.
 constexpr uint64_t kSeeds = kSanitized ? 100 : 1000;
@@ -226,7 +216,8 @@ TEST_P(RandomPlansTest, SameLogitsWhateverThePlan) {
     HostForward host(model, BestKernels(), pool, Limits());
     const std::vector<float> expected = script.Run(host);
 
-    const auto slots = static_cast<int64_t>(rng.NextBits() % static_cast<uint64_t>(SlicesOf(model) + 1));
+    const auto slots =
+        static_cast<int64_t>(rng.NextBits() % static_cast<uint64_t>(NeedsOf(model).num_expert_slices + 1));
     EmulatorOptions options;
     if (rng.NextBits() % 4 != 0) options.adversary_seed = rng.NextBits();
     if (rng.NextBits() % 4 != 0) options.pool = &pool;
@@ -239,14 +230,51 @@ TEST_P(RandomPlansTest, SameLogitsWhateverThePlan) {
     Machine machine(model, slots, options, make);
     DeviceForward forward(model, BestKernels(), pool, Limits(), machine.setup);
     const std::vector<float> logits = script.Run(forward);
-    ASSERT_LE(MaxDifference(logits, expected), kTolerance)
+    ASSERT_LE(MaxDifference(logits, expected), kLogitTolerance)
         << "seed " << seed << ", " << slots << " slots, policy " << policy;
     const FiddlerMemory memory = machine.device->memory();
-    ASSERT_LE(memory.peak_bytes, machine.setup.memory_bytes);
+    ASSERT_EQ(memory.peak_bytes, machine.setup.memory_bytes) << "predicted: the whole budget";
   }
 }
 
 INSTANTIATE_TEST_SUITE_P(Seeds, RandomPlansTest, testing::Range(uint64_t{0}, kShards));
+
+// Against transformers itself: every family, every policy, with room for half of the experts.
+class GoldenOnDeviceTest : public testing::TestWithParam<std::string> {};
+
+TEST_P(GoldenOnDeviceTest, SameLogitsAsTransformers) {
+  const Golden golden(kGoldenDir / GetParam());
+  const PackedModel model = LoadPacked(kGoldenDir / GetParam() / "model");
+  const auto tokens = static_cast<int64_t>(golden.input_ids.size());
+  const ForwardLimits limits = {.batch_tokens = tokens,
+                                .positions = tokens,
+                                .kv_blocks = static_cast<int32_t>(KvCache::BlocksFor(tokens)),
+                                .logit_rows = tokens,
+                                .arithmetic = Arithmetic::kExact};
+  std::vector<BlockId> table(static_cast<size_t>(limits.kv_blocks));
+  std::iota(table.rbegin(), table.rend(), 0);
+  std::vector<int32_t> rows(golden.input_ids.size());
+  std::iota(rows.begin(), rows.end(), 0);
+  ThreadPool pool(2, DiscoverTopology());
+  for (const std::string_view policy : PolicyNames()) {
+    const MemoryNeeds needs = NeedsOf(model, limits);
+    EmulatorOptions options;
+    options.pool = &pool;
+    options.adversary_seed = 11;
+    Machine machine(needs, needs.num_expert_slices / 2, options, Named(policy));
+    DeviceForward forward(model, BestKernels(), pool, limits, machine.setup);
+    const BatchEntry all = {.tokens = golden.input_ids, .block_table = table};
+    forward.Run({&all, 1});
+    EXPECT_LE(MaxDifference(forward.Logits(rows), golden.logits), kLogitTolerance) << policy;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Transformers, GoldenOnDeviceTest, testing::ValuesIn(GoldenNames()),
+                         [](const auto& test) {
+                           std::string name = test.param;
+                           std::replace(name.begin(), name.end(), '-', '_');
+                           return name;
+                         });
 
 // An event that a stream does not wait for is seen in the logits: for every wait of a run there is an order
 // of the streams that shows it.
@@ -272,12 +300,12 @@ TEST(PlantedFaultTest, EveryEventWaitIsNeeded) {
     }
   };
   const auto [difference, waits] = run(1, std::nullopt);
-  ASSERT_LE(difference, kTolerance);
+  ASSERT_LE(difference, kLogitTolerance);
   ASSERT_GT(waits, 10);
   for (int64_t wait = 0; wait < waits; ++wait) {
     bool caught = false;
     for (uint64_t adversary = 0; adversary < 12 && !caught; ++adversary) {
-      caught = run(adversary, wait).first > kTolerance;
+      caught = run(adversary, wait).first > kLogitTolerance;
     }
     EXPECT_TRUE(caught) << "wait " << wait << " of " << waits;
   }
@@ -292,7 +320,7 @@ TEST(DeviceForwardTest, TooLittleDeviceMemoryIsRefusedWithWhatIsNeeded) {
   machine.setup.memory_bytes -= 1;
   const std::string error =
       ErrorOf([&] { DeviceForward(model, BestKernels(), pool, Limits(), machine.setup); });
-  EXPECT_NE(error.find("device memory: expected at least"), std::string::npos) << error;
+  EXPECT_NE(error.find("GPU memory: weights that every token passes"), std::string::npos) << error;
 }
 
 }  // namespace
