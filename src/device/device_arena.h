@@ -1,6 +1,6 @@
-// Hands out device memory that goes when the arena does; every part is an allocation of its own, so that a device
-// that checks can tell them apart. Without a device it only counts: the code that asks for memory also says how
-// much that is before anything is taken.
+// Hands out device memory that goes when the arena does; every part is an allocation of its own, so that a
+// device that checks can tell them apart. Without a device it only counts: the code that asks for memory also
+// says how much that is before anything is taken.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +15,7 @@ class DeviceArena {
  public:
   static constexpr uint64_t kAlignment = 256;  // what matrices need (plugin.h)
 
-  DeviceArena() = default;                                          // counts; addresses are of no memory
+  DeviceArena() = default;  // counts; addresses are of no memory
   explicit DeviceArena(Device& device) : device_(&device) {}
 
   // `what` names it in the error when the memory is not there.

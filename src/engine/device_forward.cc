@@ -69,7 +69,7 @@ MemoryNeeds DeviceMemoryNeeds(const PackedModel& model, const CpuKernels& kernel
   needs.kv_bytes = kv.taken();
   needs.device_workspace_bytes = buffers.taken() +
                                  ExpertStore::SlotBytes(0, static_cast<int64_t>(needs.slice_bytes)) +
-                                 DeviceArena::kAlignment;  // what comes behind the slots is aligned
+                                 DeviceArena::kAlignment;  // the slots are a multiple of it
 
   Workspace workspace(Workspace::Mode::kCount);
   const ParallelOps ops(kernels, pool, limits.arithmetic, limits.batch_tokens, model.spec.hidden, workspace);
@@ -93,7 +93,8 @@ DeviceForward::DeviceForward(const PackedModel& model, const CpuKernels& kernels
                                      {.gpu_memory_bytes = setup.memory_bytes, .ram_bytes = UINT64_MAX});
   if (!plan.fits) throw Error("{}", plan.reason);
   weights_ = UploadWeights(model, limits.positions, device_, arena_);
-  kv_ = arena_.Take(KvCache::Bytes(KvGeometryOf(model, limits.arithmetic), limits.kv_blocks), "keys and values");
+  kv_ = arena_.Take(KvCache::Bytes(KvGeometryOf(model, limits.arithmetic), limits.kv_blocks),
+                    "keys and values");
   buffers_ = TakeBuffers(model, limits, arena_);
 
   const std::unique_ptr<bool[]> is_moe(new bool[spec.layers.size()]);
