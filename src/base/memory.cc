@@ -96,6 +96,11 @@ uint64_t AvailableMemoryBytes(const std::filesystem::path& root) {
   return std::min(kib ? *kib * 1024 : kNoLimit, AvailableInGroups(root));
 }
 
+uint64_t ResidentBytes() {
+  const std::optional<uint64_t> kib = FindNumber(ReadPseudoFile("/proc/self/status"), "VmRSS:");
+  return kib.value_or(0) * 1024;
+}
+
 uint64_t UsableMemoryBytes() {
   const uint64_t available = AvailableMemoryBytes();
   return available - std::min(available, kHeadroomBytes);
@@ -151,11 +156,13 @@ void HugePageBuffer::Interleave() const {
 std::span<std::byte> HugePageArena::Allocate(size_t bytes, std::string_view what) {
   const size_t length = RoundUp(bytes, kPageBytes);
   if (length > kChunkBytes / 4) {  // a buffer of its own: the end of a chunk wasted on it could be long
+    allocated_ += RoundUp(length, kHugePageBytes);
     return buffers_.emplace_back(length, what).bytes().first(bytes);
   }
   if (length > free_.size()) free_ = buffers_.emplace_back(kChunkBytes, what).bytes();
   const std::span<std::byte> allocation = free_.first(bytes);
   free_ = free_.subspan(length);
+  allocated_ += length;
   return allocation;
 }
 

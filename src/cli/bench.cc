@@ -1,6 +1,7 @@
 // fiddler bench: speed of reading a prompt (prefill) and of generating (decode), beside the limits of the
 // machine: decode is held against reading memory, prefill against the arithmetic that its weights are
-// multiplied with. --limits measures the limits alone.
+// multiplied with; where experts come from disk, what is read of them against reading that file. --limits
+// measures the limits alone. --ram is for the model: the 1 GiB that measures the memory comes on top.
 #include <algorithm>
 #include <memory>
 #include <string>
@@ -10,6 +11,7 @@
 #include "base/error.h"
 #include "calibrate/limits.h"
 #include "cli/commands.h"
+#include "cli/disk_bench.h"
 #include "cli/expert_bench.h"
 #include "cli/output.h"
 #include "cli/session.h"
@@ -90,12 +92,16 @@ class Benchmark {
   Benchmark(const BenchOptions& options, Session& session)
       : options_(options),
         vocab_size_(session.spec().vocab_size),
-        engine_(session.model(), session.kernels(), session.pool(),
-                {.max_positions = Positions(options),
-                 .max_sequences = options.batch,
-                 .arithmetic = session.arithmetic()}),
+        host_experts_(*session.model().host_experts),
+        engine_(session.model(), session.kernels(), session.pool(), EngineOptionsOf(options, session)),
         traffic_(session.model(), session.arithmetic()) {
     engine_.ObserveRouting([this](const Routing& routing) { traffic_.CountExperts(routing); });
+  }
+
+  static EngineOptions EngineOptionsOf(const BenchOptions& options, const Session& session) {
+    return {.max_positions = Positions(options),
+            .max_sequences = options.batch,
+            .arithmetic = session.arithmetic()};
   }
 
   // Positions a sequence needs: prompt, output, and what the first sequences generate while the last prompts
@@ -114,7 +120,9 @@ class Benchmark {
 
   struct DecodeTiming {
     double seconds;
-    double bytes;  // of weights, keys and values read
+    double bytes;       // of weights, keys and values read
+    double disk_bytes;  // of experts read from a file
+    double hit_rate;    // of experts that were in memory
   };
 
   // Steps in which every sequence of a batch gets a token.
@@ -124,6 +132,7 @@ class Benchmark {
     while (engine_.Step().size() < ids.size()) {
     }
     traffic_.Reset();
+    const HostExperts::Traffic before = host_experts_.traffic();
     const double seconds = SecondsOf([&] {
       for (int64_t step = 0; step < options_.generated_tokens; ++step) {
         engine_.Step();
@@ -131,7 +140,13 @@ class Benchmark {
       }
     });
     for (SequenceId id : ids) engine_.Cancel(id);
-    return {seconds, traffic_.bytes()};
+    const HostExperts::Traffic after = host_experts_.traffic();
+    const auto hits = static_cast<double>(after.hits - before.hits);
+    const auto misses = static_cast<double>(after.misses - before.misses);
+    return {.seconds = seconds,
+            .bytes = traffic_.bytes(),
+            .disk_bytes = static_cast<double>(after.bytes_read - before.bytes_read),
+            .hit_rate = hits + misses > 0 ? hits / (hits + misses) : 1};
   }
 
  private:
@@ -158,6 +173,7 @@ class Benchmark {
 
   const BenchOptions& options_;
   const int64_t vocab_size_;
+  const HostExperts& host_experts_;
   Engine engine_;
   Traffic traffic_;
 };
@@ -173,6 +189,11 @@ struct Samples {
   std::vector<double> decode_rate;  // tokens/s
   std::vector<double> decode_gbps;
   std::vector<double> decode_percent;
+  // Only where experts come from a file.
+  std::vector<double> disk_gbps;  // the limit
+  std::vector<double> decode_disk_gbps;
+  std::vector<double> decode_disk_percent;
+  std::vector<double> decode_hit_rate;
 };
 
 // The field of `limits` that products with these weights are held against.
@@ -209,6 +230,12 @@ void PrintText(const OrderedJson& result) {
   };
   line("prefill", "gflops", "GFLOP/s");
   line("decode", "gbps", "GB/s");
+  if (!result.contains("disk")) return;
+  const OrderedJson& disk = result["disk"];
+  WriteOutput(fmt::format(
+      "{:<8} {:>5.1f}% of experts in memory     {:>23.2f} {:<8} {:>5.1f}% of {:.2f} (disk_gbps)\n", "disk",
+      100 * disk["hit_rate"].get<double>(), disk["gbps"].get<double>(), "GB/s",
+      disk["percent_of_limit"].get<double>(), result["limits"]["disk_gbps"].get<double>()));
 }
 
 Samples Measure(const BenchOptions& options, Session& session, double flops_per_token) {
@@ -238,6 +265,15 @@ Samples Measure(const BenchOptions& options, Session& session, double flops_per_
     samples.decode_rate.push_back(generated_tokens / decode.seconds);
     samples.decode_gbps.push_back(decode_gbps);
     samples.decode_percent.push_back(100 * decode_gbps / read_gbps);
+    if (const PackedFile* const file = session.model().host_experts->file()) {
+      constexpr double kSeconds = 2;
+      const double disk_gbps = DiskReadRate(*file, kSeconds, static_cast<uint64_t>(round)) / 1e9;
+      const double decode_disk_gbps = decode.disk_bytes / decode.seconds / 1e9;
+      samples.disk_gbps.push_back(disk_gbps);
+      samples.decode_disk_gbps.push_back(decode_disk_gbps);
+      samples.decode_disk_percent.push_back(100 * decode_disk_gbps / disk_gbps);
+      samples.decode_hit_rate.push_back(decode.hit_rate);
+    }
   }
   return samples;
 }
@@ -251,32 +287,40 @@ void Bench(const BenchOptions& options) {
         "got {}",
         spec.max_positions, Benchmark::Positions(options));
   }
-  session.Load();
+  const EngineShape shape = ShapeOf(Benchmark::EngineOptionsOf(options, session));
+  session.Load({&shape, 1});
   const double flops_per_token = PrefillFlops(spec, options.batch, options.prompt_tokens) /
                                  static_cast<double>(options.batch * options.prompt_tokens);
   const Samples samples = Measure(options, session, flops_per_token);
 
   const double prefill_rate = Median(samples.prefill_rate);
-  const OrderedJson result = {{"model", session.config().name},
-                              {"isa", session.kernels().isa},
-                              {"threads", session.pool().num_threads()},
-                              {"batch", options.batch},
-                              {"limits", LimitsJson({.read_gbps = Median(samples.read_gbps),
-                                                     .f32_gflops = Median(samples.f32_gflops),
-                                                     .bf16_gflops = Median(samples.bf16_gflops),
-                                                     .int8_gops = Median(samples.int8_gops)})},
-                              {"prefill",
-                               {{"tokens", options.prompt_tokens},
-                                {"tokens_per_s", prefill_rate},
-                                {"gflops", prefill_rate * flops_per_token / 1e9},
-                                {"limit", ArithmeticLimit(session)},
-                                {"percent_of_limit", Median(samples.prefill_percent)}}},
-                              {"decode",
-                               {{"tokens", options.generated_tokens},
-                                {"tokens_per_s", Median(samples.decode_rate)},
-                                {"gbps", Median(samples.decode_gbps)},
-                                {"limit", "read_gbps"},
-                                {"percent_of_limit", Median(samples.decode_percent)}}}};
+  OrderedJson result = {{"model", session.config().name},
+                        {"isa", session.kernels().isa},
+                        {"threads", session.pool().num_threads()},
+                        {"batch", options.batch},
+                        {"limits", LimitsJson({.read_gbps = Median(samples.read_gbps),
+                                               .f32_gflops = Median(samples.f32_gflops),
+                                               .bf16_gflops = Median(samples.bf16_gflops),
+                                               .int8_gops = Median(samples.int8_gops)})},
+                        {"prefill",
+                         {{"tokens", options.prompt_tokens},
+                          {"tokens_per_s", prefill_rate},
+                          {"gflops", prefill_rate * flops_per_token / 1e9},
+                          {"limit", ArithmeticLimit(session)},
+                          {"percent_of_limit", Median(samples.prefill_percent)}}},
+                        {"decode",
+                         {{"tokens", options.generated_tokens},
+                          {"tokens_per_s", Median(samples.decode_rate)},
+                          {"gbps", Median(samples.decode_gbps)},
+                          {"limit", "read_gbps"},
+                          {"percent_of_limit", Median(samples.decode_percent)}}}};
+  if (!samples.disk_gbps.empty()) {
+    result["limits"]["disk_gbps"] = Median(samples.disk_gbps);
+    result["disk"] = {{"expert_slots", session.model().host_experts->num_slots()},
+                      {"hit_rate", Median(samples.decode_hit_rate)},
+                      {"gbps", Median(samples.decode_disk_gbps)},
+                      {"percent_of_limit", Median(samples.decode_disk_percent)}};
+  }
   if (options.json) return WriteJson(result);
   if (options.limits) PrintLimits(result["limits"]);
   PrintText(result);
@@ -288,7 +332,9 @@ void BenchExperts(const BenchOptions& options) {
   const std::vector<LayerSpec>& layers = session.spec().layers;
   if (std::ranges::none_of(layers, &LayerSpec::is_moe))
     throw Error("--experts: expected a model with experts, got none");
-  session.Load();
+  session.Load({});
+  if (!session.model().host_experts->in_memory())
+    throw Error("--experts: expected all experts in memory, got a --ram that has no room for them");
   const std::vector<ExpertTiming> timings = TimeExperts(session.model(), session.kernels(), session.pool(),
                                                         session.arithmetic(), kTokens, options.repetitions);
   const double layer_us = 1e6 * TimeCachedLayer(session.kernels(), session.pool());

@@ -88,21 +88,26 @@ double KullbackLeibler(const Prediction& p, const Prediction& q) {
   return std::max(sum, 0.0);  // never negative but for rounding
 }
 
+// What a WindowRunner takes for windows of `context` tokens.
+EngineShape WindowShape(Arithmetic arithmetic, int64_t context) {
+  return {.limits = {.batch_tokens = kChunkTokens,
+                     .positions = context,
+                     .logit_rows = kChunkTokens,
+                     .arithmetic = arithmetic},
+          .kv_blocks = KvCache::BlocksFor(context)};
+}
+
 // One model and what a window needs; keeps nothing between windows.
 class WindowRunner {
  public:
-  WindowRunner(const PackedModel& model, Arithmetic arithmetic, const CpuKernels& kernels, ThreadPool& pool,
-               int64_t context)
+  WindowRunner(const PackedModel& model, const EngineShape& shape, const CpuKernels& kernels,
+               ThreadPool& pool)
       : cache_({.num_layers = model.spec.num_layers(),
                 .num_kv_heads = model.spec.attention.num_kv_heads,
                 .head_dim = model.spec.attention.head_dim,
-                .dtype = KvTypeFor(model, arithmetic)},
-               static_cast<int32_t>(KvCache::BlocksFor(context))),
-        forward_(model, kernels, pool, cache_,
-                 {.batch_tokens = kChunkTokens,
-                  .positions = context,
-                  .logit_rows = kChunkTokens,
-                  .arithmetic = arithmetic}) {
+                .dtype = KvTypeFor(model, shape.limits.arithmetic)},
+               static_cast<int32_t>(shape.kv_blocks)),
+        forward_(model, kernels, pool, cache_, shape.limits) {
     while (const std::optional<BlockId> block = cache_.pool().TryTake()) blocks_.push_back(*block);
   }
 
@@ -145,8 +150,9 @@ class Evaluator {
             const CpuKernels& kernels, ThreadPool& pool, int64_t context)
       : vocab_size_(static_cast<size_t>(model.spec.vocab_size)),
         pool_(pool),
-        runner_(model, arithmetic, kernels, pool, context) {
-    if (reference != nullptr) reference_.emplace(*reference, Arithmetic::kExact, kernels, pool, context);
+        runner_(model, WindowShape(arithmetic, context), kernels, pool) {
+    if (reference != nullptr)
+      reference_.emplace(*reference, WindowShape(Arithmetic::kExact, context), kernels, pool);
   }
 
   // Appends the scores of every token of the window but the first.
@@ -210,7 +216,12 @@ void Eval(const EvalOptions& options) {
   if (options.compare && !quantized && session.arithmetic() == Arithmetic::kExact) {
     throw Error("--compare: expected --quant or --arithmetic fast, got neither: there is nothing to compare");
   }
-  session.Load();
+  if (options.compare && quantized && !options.model.ram.empty()) {
+    throw Error("--ram: expected no --compare with --quant, which has both models in memory");
+  }
+  std::vector<EngineShape> shapes = {WindowShape(session.arithmetic(), context)};
+  if (options.compare) shapes.push_back(WindowShape(Arithmetic::kExact, context));
+  session.Load(shapes);
   PackedModel stored;  // only where it is not the session's model
   if (options.compare && quantized) stored = session.LoadAs(Quantization::kNone);
   const PackedModel* reference = !options.compare ? nullptr : quantized ? &stored : &session.model();

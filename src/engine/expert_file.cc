@@ -49,7 +49,9 @@ fs::path CacheFolder() {
   if (cache != nullptr && fs::path(cache).is_absolute()) return cache;  // others are to be ignored (XDG)
   const char* const home = std::getenv("HOME");
   if (home != nullptr && *home != '\0') return fs::path(home) / ".cache";
-  throw Error("packed experts: expected HOME or XDG_CACHE_HOME to name a folder, got neither; --packed-file names one");
+  throw Error(
+      "packed experts: expected HOME or XDG_CACHE_HOME to name a folder, got neither; --packed-file names "
+      "one");
 }
 
 }  // namespace
@@ -69,12 +71,13 @@ fs::path DefaultExpertFile(const Model& model, const PackedHeader& header) {
   fs::path named = fs::absolute(model.config.name).lexically_normal();
   if (!named.has_filename()) named = named.parent_path();  // "model/"
   std::string name = named.filename().string();
-  std::ranges::replace_if(name, [](unsigned char c) { return std::isalnum(c) == 0 && c != '-' && c != '.'; }, '_');
+  std::ranges::replace_if(
+      name, [](unsigned char c) { return std::isalnum(c) == 0 && c != '-' && c != '.'; }, '_');
   constexpr size_t kMaxName = 64;
-  const uint64_t hash = ChecksumOf(fmt::format(
-      "{}{} {} {} {} {} {}", header.identity, header.num_layers, header.num_experts,
-      FormatName(header.expert.format), header.expert.hidden, header.expert.intermediate,
-      header.expert.slice_neurons));
+  const uint64_t hash =
+      ChecksumOf(fmt::format("{}{} {} {} {} {} {}", header.identity, header.num_layers, header.num_experts,
+                             FormatName(header.expert.format), header.expert.hidden,
+                             header.expert.intermediate, header.expert.slice_neurons));
   return folder / fmt::format("{}-{:016x}.packed", name.substr(0, kMaxName), hash);
 }
 

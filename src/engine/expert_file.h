@@ -21,9 +21,9 @@ PackedHeader DescribeExperts(const Model& model, const PackFormat& format);
 // header: another model, another file. Throws Error if there is no such folder.
 std::filesystem::path DefaultExpertFile(const Model& model, const PackedHeader& header);
 
-// Finds or writes the file at `path`. `slots` (on a page): memory to pack in, for as many experts at a time as
-// it has room for, at least one; what it holds afterwards means nothing. What is read leaves the page cache.
-// Throws Error as FindOrWritePackedFile does.
+// Finds or writes the file at `path`. `slots` (on a page): memory to pack in, for as many experts at a time
+// as it has room for, at least one; what it holds afterwards means nothing. What is read leaves the page
+// cache. Throws Error as FindOrWritePackedFile does.
 PackedFile FindOrPackExperts(const Model& model, const PackFormat& format, const std::filesystem::path& path,
                              std::span<std::byte> slots, ThreadPool& pool, Progress& progress);
 

@@ -44,6 +44,7 @@ class Forward {
 
   void Observe(RoutingObserver observer) { ffn_.Observe(std::move(observer)); }
   const ForwardLimits& limits() const { return limits_; }
+  uint64_t workspace_bytes() const { return workspace_.bytes(); }
 
  private:
   void Embed(std::span<const BatchEntry> batch);

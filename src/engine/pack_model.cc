@@ -29,8 +29,8 @@ void RequireRoom(const Model& model, const PackFormat& format, uint64_t bytes, u
 }
 
 // Reads and packs everything of the layout that lies in memory.
-void PackMemory(const Model& model, const PackLayout& layout, std::byte* memory, bool release, ThreadPool& pool,
-                Progress& progress) {
+void PackMemory(const Model& model, const PackLayout& layout, std::byte* memory, bool release,
+                ThreadPool& pool, Progress& progress) {
   std::vector<PackTask> tasks;
   for (const PackLayout::Matrix& matrix : layout.matrices) AddTasks(matrix, tasks);
   for (const PackLayout::Ffn& ffn : layout.ffns) AddTasks(ffn, tasks);
@@ -84,10 +84,10 @@ PackedModel PackModel(const Model& model, const PackOptions& options, ThreadPool
   PackMemory(model, layout, memory, release, pool, progress);
   packed.weights = std::move(layout.weights);
   ExpertLayers layers = ExpertLayersOf(packed.weights);
-  packed.host_experts = file ? std::make_unique<HostExperts>(
-                                   std::move(layers), *std::move(file), std::move(slots),
-                                   ExpertReader::Options{.affinity = pool.caller_affinity()})
-                             : std::make_unique<HostExperts>(std::move(layers));
+  packed.host_experts =
+      file ? std::make_unique<HostExperts>(std::move(layers), *std::move(file), std::move(slots),
+                                           ExpertReader::Options{.affinity = pool.caller_affinity()})
+           : std::make_unique<HostExperts>(std::move(layers));
   return packed;
 }
 

@@ -1,7 +1,7 @@
 // The weights of a model as the kernels read them: packed into panels (kernels/packed_matrix.h) and slices
-// (experts/slice.h), all in one run of huge pages; routed experts there too, or in a file and, some of them, in
-// slots (experts/host_experts.h). Written once, by PackModel (engine/pack_model.h); immutable from then on, so
-// that every thread may read them, but for the slots, which belong to the thread that runs the model.
+// (experts/slice.h), all in one run of huge pages; routed experts there too, or in a file and, some of them,
+// in slots (experts/host_experts.h). Written once, by PackModel (engine/pack_model.h); immutable from then
+// on, so that every thread may read them, but for the slots, which belong to the thread that runs the model.
 #pragma once
 
 #include <cstdint>

@@ -16,6 +16,8 @@ class Workspace {
     return reinterpret_cast<float*>(Bytes(count * static_cast<int64_t>(sizeof(float))));
   }
 
+  uint64_t bytes() const { return arena_.bytes(); }  // handed out
+
  private:
   HugePageArena arena_;
 };

@@ -81,11 +81,12 @@ void ExpertReader::Loop() {
 // Exceptions do not cross threads: the first one of an expert waits for who waits for the expert.
 void ExpertReader::ReadPiece(ExpertRead& read, int64_t piece) {
   try {
-    file_.ReadPiece(read.index_, piece, read.out_);
-    const std::byte* const begin = read.out_ + static_cast<uint64_t>(piece) * PackedHeader::kPieceBytes;
-    read.sums_[static_cast<size_t>(piece)] = Checksum64({begin, file_.PieceBytes(piece)});
+    std::byte* const out = read.out_ + static_cast<uint64_t>(piece) * PackedHeader::kPieceBytes;
+    file_.ReadPiece(read.index_, piece, out);
+    read.sums_[static_cast<size_t>(piece)] = Checksum64({out, file_.PieceBytes(piece)});
   } catch (...) {
-    if (!read.has_failure_.exchange(true, std::memory_order_relaxed)) read.failure_ = std::current_exception();
+    if (!read.has_failure_.exchange(true, std::memory_order_relaxed))
+      read.failure_ = std::current_exception();
   }
 }
 

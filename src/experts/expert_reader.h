@@ -1,5 +1,5 @@
-// Threads that read experts from a packed file into memory, in the order in which they were asked for, each in
-// pieces that the threads share: so one expert comes as fast as many.
+// Threads that read experts from a packed file into memory, in the order in which they were asked for, each
+// in pieces that the threads share: so one expert comes as fast as many.
 #pragma once
 
 #include <sched.h>

@@ -108,9 +108,7 @@ class HostExperts::Cache {
     ExpertRead read;
   };
 
-  CacheKey KeyOf(size_t need) const {
-    return first_key_[static_cast<size_t>(layer_)] + needs_[need].expert;
-  }
+  CacheKey KeyOf(size_t need) const { return first_key_[static_cast<size_t>(layer_)] + needs_[need].expert; }
 
   // Finds need i, which is pinned, its slot; a slot is free or can be evicted.
   void Admit(size_t i) {
@@ -149,16 +147,16 @@ class HostExperts::Cache {
   CachePolicy policy_;
   std::deque<Slot> slots_;
   size_t used_slots_ = 0;
-  std::vector<Slot*> slot_of_key_;  // null: not in memory
+  std::vector<Slot*> slot_of_key_;   // null: not in memory
   std::vector<CacheKey> first_key_;  // [layers]
   Traffic traffic_;
 
   // The current request.
   int64_t layer_ = -1;
   std::span<const ExpertNeed> needs_;
-  size_t admitted_ = 0;               // needs [0, admitted_) have or had a slot
-  std::vector<Slot*> slot_of_need_;   // null: not admitted yet
-  std::vector<CacheKey> active_;      // admitted and not released
+  size_t admitted_ = 0;              // needs [0, admitted_) have or had a slot
+  std::vector<Slot*> slot_of_need_;  // null: not admitted yet
+  std::vector<CacheKey> active_;     // admitted and not released
 
   ExpertReader reader_;  // goes first: it writes to slots_
 };

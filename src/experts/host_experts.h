@@ -1,5 +1,6 @@
-// Where the CPU, and who copies to a GPU, find the routed experts of a layer: all of them in memory, or as many
-// as fit and the others in a packed file (packed_file.h), from which they are read when the router has spoken.
+// Where the CPU, and who copies to a GPU, find the routed experts of a layer: all of them in memory, or as
+// many as fit and the others in a packed file (packed_file.h), from which they are read when the router has
+// spoken.
 //
 // With a file, memory is cut into slots of one expert. Which experts keep theirs is decided by decayed
 // frequency (cache_policy.h); what a layer asked for keeps its slot until it is released. A layer may ask for
@@ -47,7 +48,8 @@ class HostExperts {
   explicit HostExperts(ExpertLayers layers);
   // In a file; `layers` says how many there are, its data is not looked at. `slots`: at least one expert of
   // file.header().stride() bytes. Throws Error if the system refuses a thread.
-  HostExperts(ExpertLayers layers, PackedFile file, HugePageBuffer slots, const ExpertReader::Options& options);
+  HostExperts(ExpertLayers layers, PackedFile file, HugePageBuffer slots,
+              const ExpertReader::Options& options);
   ~HostExperts();
   HostExperts(const HostExperts&) = delete;
   HostExperts& operator=(const HostExperts&) = delete;

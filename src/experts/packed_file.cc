@@ -35,9 +35,8 @@ void ReadFully(const fs::path& path, int descriptor, uint64_t offset, std::span<
 std::optional<PackedHeader> ReadHeader(const fs::path& path, int descriptor, uint64_t file_bytes) {
   std::vector<std::byte> start(std::min(file_bytes, PackedHeader::kFixedBytes));
   ReadFully(path, descriptor, 0, start);
-  const bool ours =
-      start.size() == PackedHeader::kFixedBytes &&
-      std::memcmp(start.data(), PackedHeader::kMagic.data(), PackedHeader::kMagic.size()) == 0;
+  const bool ours = start.size() == PackedHeader::kFixedBytes &&
+                    std::memcmp(start.data(), PackedHeader::kMagic.data(), PackedHeader::kMagic.size()) == 0;
   if (!ours) {  // somebody else's: never to be overwritten
     throw Error("{}: expected a packed expert file or none, got something else", path.string());
   }
@@ -63,8 +62,7 @@ std::optional<PackedFile> PackedFile::Find(const fs::path& path, const PackedHea
   if (fstat(descriptor, &status) != 0 || !S_ISREG(status.st_mode)) {
     throw Error("{}: expected a packed expert file or none, got no regular file", path.string());
   }
-  std::optional<PackedHeader> header =
-      ReadHeader(path, descriptor, static_cast<uint64_t>(status.st_size));
+  std::optional<PackedHeader> header = ReadHeader(path, descriptor, static_cast<uint64_t>(status.st_size));
   if (!header || !header->Describes(wanted)) return std::nullopt;
   file.header_ = *std::move(header);
   // Refused by file systems that cannot; then reads go through the page cache, which is only slower.
@@ -101,18 +99,19 @@ uint64_t PackedFile::PieceBytes(int64_t piece) const {
                   header_.stride() - static_cast<uint64_t>(piece) * PackedHeader::kPieceBytes);
 }
 
-void PackedFile::ReadPiece(int64_t index, int64_t piece, std::byte* expert) const {
+void PackedFile::ReadPiece(int64_t index, int64_t piece, std::byte* out) const {
   CHECK(index >= 0 && index < header_.count(), "expert {} of {}", index, header_.count());
   const uint64_t offset = static_cast<uint64_t>(piece) * PackedHeader::kPieceBytes;
-  ReadFully(path_, descriptor_, header_.OffsetOf(index) + offset, {expert + offset, PieceBytes(piece)});
+  ReadFully(path_, descriptor_, header_.OffsetOf(index) + offset, {out, PieceBytes(piece)});
 }
 
 void PackedFile::RequireChecksum(int64_t index, uint64_t checksum) const {
   const uint64_t expected = header_.checksums[static_cast<size_t>(index)];
   if (checksum == expected) return;
-  throw Error("{}: layer {} of those with experts, expert {}: checksum: expected {:016x}, got {:016x}; "
-              "delete the file to have it written again",
-              path_.string(), index / header_.num_experts, index % header_.num_experts, expected, checksum);
+  throw Error(
+      "{}: layer {} of those with experts, expert {}: checksum: expected {:016x}, got {:016x}; "
+      "delete the file to have it written again",
+      path_.string(), index / header_.num_experts, index % header_.num_experts, expected, checksum);
 }
 
 }  // namespace fiddler

@@ -14,9 +14,9 @@
 
 namespace fiddler {
 
-// Open for reading, past the page cache where the file system can (O_DIRECT): weights are kept in memory once,
-// by who reads them, and what is kept is decided by experts/cache_policy.h. Move-only; const methods may be
-// called from several threads.
+// Open for reading, past the page cache where the file system can (O_DIRECT): weights are kept in memory
+// once, by who reads them, and what is kept is decided by experts/cache_policy.h. Move-only; const methods
+// may be called from several threads.
 class PackedFile {
  public:
   // The file at `path` if it holds what `wanted` describes; nothing if there is none or it holds something
@@ -33,9 +33,9 @@ class PackedFile {
   int64_t pieces() const;  // of an expert
   uint64_t PieceBytes(int64_t piece) const;
 
-  // Reads piece `piece` of expert `index` (layer by layer) to where it belongs in the expert that begins at
-  // `expert`, on a page, with room for header().stride(). Throws Error where the disk fails.
-  void ReadPiece(int64_t index, int64_t piece, std::byte* expert) const;
+  // Reads piece `piece` of expert `index` (layer by layer) to `out`, which begins on a page. Throws Error
+  // where the disk fails.
+  void ReadPiece(int64_t index, int64_t piece, std::byte* out) const;
 
   // Throws Error naming file, expert, expected and got, if the checksum of its pieces is not `checksum`.
   void RequireChecksum(int64_t index, uint64_t checksum) const;

@@ -58,12 +58,15 @@ class PartialFile {
     if (fstatvfs(descriptor_, &disk) == 0) {
       const uint64_t free = uint64_t{disk.f_bavail} * disk.f_frsize;
       if (free < bytes) {
-        throw Error("{}: expected {} of free disk space for the packed experts, got {}; --packed-file puts them elsewhere",
-                    target_.string(), FormatBytes(bytes), FormatBytes(free));
+        throw Error(
+            "{}: expected {} of free disk space for the packed experts, got {}; --packed-file puts them "
+            "elsewhere",
+            target_.string(), FormatBytes(bytes), FormatBytes(free));
       }
     }
     const auto length = static_cast<off_t>(bytes);
-    if (fallocate(descriptor_, 0, 0, length) != 0 && (errno != EOPNOTSUPP || ftruncate(descriptor_, length) != 0))
+    if (fallocate(descriptor_, 0, 0, length) != 0 &&
+        (errno != EOPNOTSUPP || ftruncate(descriptor_, length) != 0))
       Fail("reserve");
     fcntl(descriptor_, F_SETFL, O_RDWR | O_DIRECT);  // where it is refused, through the page cache
   }
@@ -169,7 +172,8 @@ PackedFile FindOrWritePackedFile(const fs::path& path, const PackedHeader& wante
   file.SyncAndRename();
   progress.Finish();
   std::optional<PackedFile> written = PackedFile::Find(path, wanted);
-  if (!written) throw Error("{}: expected the packed experts just written, got something else", path.string());
+  if (!written)
+    throw Error("{}: expected the packed experts just written, got something else", path.string());
   return *std::move(written);
 }
 

@@ -165,8 +165,8 @@ PackedHeader ParsePackedHeader(std::span<const std::byte> start, uint64_t file_b
   RequireEqual(source, "data begin", header.data_begin(), data_begin);
   // count < 2^23 (header_bytes), but an expert may be so large that together they overflow.
   uint64_t data_bytes = 0;
-  if (__builtin_mul_overflow(header.stride(), layers * experts, &data_bytes) ||
-      file_bytes < data_begin || file_bytes - data_begin != data_bytes) {
+  if (__builtin_mul_overflow(header.stride(), layers * experts, &data_bytes) || file_bytes < data_begin ||
+      file_bytes - data_begin != data_bytes) {
     throw Error("{}: expected {} experts of {} bytes behind {} bytes, got a file of {}", source,
                 layers * experts, header.stride(), data_begin, file_bytes);
   }

@@ -1,0 +1,65 @@
+#include "engine/memory_plan.h"
+
+#include <algorithm>
+
+#include "base/memory.h"
+#include "engine/expert_file.h"
+
+namespace fiddler {
+namespace {
+
+// For what nobody counts: the rest of the program's code, buffers of the threads that read and pack, the
+// last huge page of every buffer, what the allocator keeps.
+constexpr uint64_t kUncountedBytes = uint64_t{20} << 20;
+
+}  // namespace
+
+EngineShape ShapeOf(const EngineOptions& options) {
+  return {.limits = {.batch_tokens = std::max(options.max_batch_tokens, options.max_sequences),
+                     .positions = options.max_positions,
+                     .logit_rows = options.max_sequences,
+                     .arithmetic = options.arithmetic},
+          .kv_blocks = KvCache::BlocksFor(options.max_positions) * options.max_sequences};
+}
+
+// Counted on a Forward of the model without its weights: the memory it asks for is never touched.
+uint64_t EngineBytes(const Model& model, const PackFormat& format, const CpuKernels& kernels,
+                     ThreadPool& pool, std::span<const EngineShape> shapes) {
+  PackedModel shell;
+  shell.spec = model.spec();
+  shell.weights = LayOut(model, format).weights;
+  shell.host_experts = std::make_unique<HostExperts>(ExpertLayersOf(shell.weights));
+  uint64_t bytes = 0;
+  for (const EngineShape& shape : shapes) {
+    const KvGeometry geometry = {.num_layers = shell.spec.num_layers(),
+                                 .num_kv_heads = shell.spec.attention.num_kv_heads,
+                                 .head_dim = shell.spec.attention.head_dim,
+                                 .dtype = KvTypeFor(shell, shape.limits.arithmetic)};
+    KvCache cache(geometry, 1);
+    const Forward forward(shell, kernels, pool, cache, shape.limits);
+    const auto rope_bytes = static_cast<uint64_t>(shape.limits.positions * geometry.head_dim) * sizeof(float);
+    bytes += static_cast<uint64_t>(shape.kv_blocks) * KvCache::BlockBytes(geometry) +
+             forward.workspace_bytes() + rope_bytes;
+  }
+  return bytes;
+}
+
+MemoryPlan PlanMemory(const Model& model, const PackFormat& format, uint64_t engine_bytes, uint64_t budget) {
+  MemoryPlan plan;
+  const PackLayout dense = LayOut(model, format, nullptr, ExpertPlace::kElsewhere);
+  plan.dense_bytes = dense.bytes;
+  plan.num_experts = static_cast<int64_t>(dense.experts_elsewhere.size());
+  plan.smallest_bytes = dense.bytes + engine_bytes + ResidentBytes() + kUncountedBytes;
+  const uint64_t left = budget - std::min(budget, plan.smallest_bytes);
+  if (plan.num_experts == 0) return plan;
+
+  plan.slot_bytes = DescribeExperts(model, format).stride();
+  plan.expert_bytes = static_cast<uint64_t>(plan.num_experts) * plan.slot_bytes;
+  const int64_t fewest = std::min(model.spec().moe.top_k + 1, plan.num_experts);
+  plan.smallest_bytes += static_cast<uint64_t>(fewest) * plan.slot_bytes;
+  const auto slots = static_cast<int64_t>(left / plan.slot_bytes);
+  plan.expert_slots = slots < fewest ? 0 : std::min(slots, plan.num_experts);
+  return plan;
+}
+
+}  // namespace fiddler
