@@ -1,5 +1,6 @@
 #include "base/checksum.h"
 
+#include <bit>
 #include <cstring>
 
 namespace fiddler {

@@ -1,7 +1,6 @@
 // A fast 64-bit checksum against accidents: torn writes, rotten disks. Not against malice.
 #pragma once
 
-#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -9,10 +8,11 @@
 namespace fiddler {
 
 // One step: for a given sum every word gives another result, and for a given word every sum does, since
-// multiplying by an odd number and rotating lose nothing. So a change in one word is always seen. The rotation
-// brings high bits, which a product only moves upwards, down again.
+// multiplying by an odd number and folding the high half into the low one lose nothing. So a change in one
+// word is always seen. The folding is for high bits, which a product only moves upwards.
 constexpr uint64_t ChecksumStep(uint64_t sum, uint64_t word) {
-  return std::rotl((sum ^ word) * 0x9e3779b97f4a7c15u, 29);
+  const uint64_t product = (sum ^ word) * 0x9e3779b97f4a7c15u;
+  return product ^ (product >> 32);
 }
 
 // Of the bytes as little-endian words, the last one filled up with zeros, and of their number.

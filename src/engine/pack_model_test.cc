@@ -303,9 +303,8 @@ TEST(PackModelTest, WhatDoesNotFitIsRefusedBeforeAnythingIsRead) {
   EXPECT_EQ(
       error(Quantization::kInt8, 32),
       "mixtral-8x7b: weights: expected 45.0 GiB of free memory, got 32.0 GiB; --quant int4 needs 24.7 GiB");
-  EXPECT_EQ(
-      error(Quantization::kInt4, 8),
-      "mixtral-8x7b: weights: expected 24.7 GiB of free memory, got 8.0 GiB");
+  EXPECT_EQ(error(Quantization::kInt4, 8),
+            "mixtral-8x7b: weights: expected 24.7 GiB of free memory, got 8.0 GiB");
 }
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)

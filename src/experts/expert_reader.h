@@ -47,7 +47,7 @@ class ExpertReader {
     // Four reads of 4 MiB at a time: docs/decisions.md.
     int threads = 4;
     // Where they may run; the thread that makes them may be pinned to one core (base/thread_pool.h).
-    std::optional<cpu_set_t> affinity;
+    std::optional<cpu_set_t> affinity = std::nullopt;
   };
 
   // `file` must outlive the reader. At most `max_reads` are under way at a time. Throws Error if the system
