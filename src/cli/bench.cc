@@ -89,10 +89,10 @@ double PrefillFlops(const ModelSpec& spec, int64_t prompts, int64_t tokens) {
 
 class Benchmark {
  public:
-  Benchmark(const BenchOptions& options, Session& session)
+  Benchmark(const BenchOptions& options, Session& session, DiskBench& disk)
       : options_(options),
         vocab_size_(session.spec().vocab_size),
-        host_experts_(*session.model().host_experts),
+        disk_(disk),
         engine_(session.model(), session.kernels(), session.pool(), EngineOptionsOf(options, session)),
         traffic_(session.model(), session.arithmetic()) {
     engine_.ObserveRouting([this](const Routing& routing) { traffic_.CountExperts(routing); });
@@ -113,6 +113,7 @@ class Benchmark {
   // Seconds to read the prompts of a batch and choose the first token of each.
   double Prefill(uint64_t seed) {
     AddRandomRequests(seed, /*max_tokens=*/1);
+    disk_.Start();
     return SecondsOf([&] {
       while (!engine_.idle()) engine_.Step();
     });
@@ -120,9 +121,7 @@ class Benchmark {
 
   struct DecodeTiming {
     double seconds;
-    double bytes;       // of weights, keys and values read
-    double disk_bytes;  // of experts read from a file
-    double hit_rate;    // of experts that were in memory
+    double bytes;  // of weights, keys and values read
   };
 
   // Steps in which every sequence of a batch gets a token.
@@ -132,7 +131,7 @@ class Benchmark {
     while (engine_.Step().size() < ids.size()) {
     }
     traffic_.Reset();
-    const HostExperts::Traffic before = host_experts_.traffic();
+    disk_.Start();
     const double seconds = SecondsOf([&] {
       for (int64_t step = 0; step < options_.generated_tokens; ++step) {
         engine_.Step();
@@ -140,13 +139,7 @@ class Benchmark {
       }
     });
     for (SequenceId id : ids) engine_.Cancel(id);
-    const HostExperts::Traffic after = host_experts_.traffic();
-    const auto hits = static_cast<double>(after.hits - before.hits);
-    const auto misses = static_cast<double>(after.misses - before.misses);
-    return {.seconds = seconds,
-            .bytes = traffic_.bytes(),
-            .disk_bytes = static_cast<double>(after.bytes_read - before.bytes_read),
-            .hit_rate = hits + misses > 0 ? hits / (hits + misses) : 1};
+    return {seconds, traffic_.bytes()};
   }
 
  private:
@@ -173,7 +166,7 @@ class Benchmark {
 
   const BenchOptions& options_;
   const int64_t vocab_size_;
-  const HostExperts& host_experts_;
+  DiskBench& disk_;
   Engine engine_;
   Traffic traffic_;
 };
@@ -189,11 +182,6 @@ struct Samples {
   std::vector<double> decode_rate;  // tokens/s
   std::vector<double> decode_gbps;
   std::vector<double> decode_percent;
-  // Only where experts come from a file.
-  std::vector<double> disk_gbps;  // the limit
-  std::vector<double> decode_disk_gbps;
-  std::vector<double> decode_disk_percent;
-  std::vector<double> decode_hit_rate;
 };
 
 // The field of `limits` that products with these weights are held against.
@@ -230,16 +218,11 @@ void PrintText(const OrderedJson& result) {
   };
   line("prefill", "gflops", "GFLOP/s");
   line("decode", "gbps", "GB/s");
-  if (!result.contains("disk")) return;
-  const OrderedJson& disk = result["disk"];
-  WriteOutput(fmt::format(
-      "{:<8} {:>5.1f}% of experts in memory     {:>23.2f} {:<8} {:>5.1f}% of {:.2f} (disk_gbps)\n", "disk",
-      100 * disk["hit_rate"].get<double>(), disk["gbps"].get<double>(), "GB/s",
-      disk["percent_of_limit"].get<double>(), result["limits"]["disk_gbps"].get<double>()));
+  if (result.contains("disk")) DiskBench::Print(result["disk"]);
 }
 
-Samples Measure(const BenchOptions& options, Session& session, double flops_per_token) {
-  Benchmark benchmark(options, session);
+Samples Measure(const BenchOptions& options, Session& session, double flops_per_token, DiskBench& disk) {
+  Benchmark benchmark(options, session, disk);
   LimitProbe probe(session.kernels(), session.pool());
   const auto prompt_tokens = static_cast<double>(options.batch * options.prompt_tokens);
   const auto generated_tokens = static_cast<double>(options.batch * options.generated_tokens);
@@ -254,7 +237,10 @@ Samples Measure(const BenchOptions& options, Session& session, double flops_per_
     samples.f32_gflops.push_back(probe.Float32Gigaflops());
     samples.bf16_gflops.push_back(probe.BF16Gigaflops());
     samples.int8_gops.push_back(probe.Int8Gigaops());
-    const double prefill_rate = prompt_tokens / benchmark.Prefill(static_cast<uint64_t>(round));
+    disk.BeginRound();
+    const double prefill_seconds = benchmark.Prefill(static_cast<uint64_t>(round));
+    disk.Finish(DiskBench::kPrefill, prefill_seconds);
+    const double prefill_rate = prompt_tokens / prefill_seconds;
     samples.prefill_rate.push_back(prefill_rate);
     samples.prefill_percent.push_back(100 * prefill_rate * flops_per_token / 1e9 / limit.back());
 
@@ -265,15 +251,7 @@ Samples Measure(const BenchOptions& options, Session& session, double flops_per_
     samples.decode_rate.push_back(generated_tokens / decode.seconds);
     samples.decode_gbps.push_back(decode_gbps);
     samples.decode_percent.push_back(100 * decode_gbps / read_gbps);
-    if (const PackedFile* const file = session.model().host_experts->file()) {
-      constexpr double kSeconds = 2;
-      const double disk_gbps = DiskReadRate(*file, kSeconds, static_cast<uint64_t>(round)) / 1e9;
-      const double decode_disk_gbps = decode.disk_bytes / decode.seconds / 1e9;
-      samples.disk_gbps.push_back(disk_gbps);
-      samples.decode_disk_gbps.push_back(decode_disk_gbps);
-      samples.decode_disk_percent.push_back(100 * decode_disk_gbps / disk_gbps);
-      samples.decode_hit_rate.push_back(decode.hit_rate);
-    }
+    disk.Finish(DiskBench::kDecode, decode.seconds);
   }
   return samples;
 }
@@ -291,7 +269,8 @@ void Bench(const BenchOptions& options) {
   session.Load({&shape, 1});
   const double flops_per_token = PrefillFlops(spec, options.batch, options.prompt_tokens) /
                                  static_cast<double>(options.batch * options.prompt_tokens);
-  const Samples samples = Measure(options, session, flops_per_token);
+  DiskBench disk(*session.model().host_experts);
+  const Samples samples = Measure(options, session, flops_per_token, disk);
 
   const double prefill_rate = Median(samples.prefill_rate);
   OrderedJson result = {{"model", session.config().name},
@@ -314,13 +293,7 @@ void Bench(const BenchOptions& options) {
                           {"gbps", Median(samples.decode_gbps)},
                           {"limit", "read_gbps"},
                           {"percent_of_limit", Median(samples.decode_percent)}}}};
-  if (!samples.disk_gbps.empty()) {
-    result["limits"]["disk_gbps"] = Median(samples.disk_gbps);
-    result["disk"] = {{"expert_slots", session.model().host_experts->num_slots()},
-                      {"hit_rate", Median(samples.decode_hit_rate)},
-                      {"gbps", Median(samples.decode_disk_gbps)},
-                      {"percent_of_limit", Median(samples.decode_disk_percent)}};
-  }
+  if (const OrderedJson figures = disk.Describe(); !figures.is_null()) result["disk"] = figures;
   if (options.json) return WriteJson(result);
   if (options.limits) PrintLimits(result["limits"]);
   PrintText(result);

@@ -128,9 +128,17 @@ std::optional<ExpertFileOptions> Session::PlaceExperts(std::span<const EngineSha
   if (plan.all_in_memory()) return std::nullopt;
   ExpertFileOptions experts = {.file = options_.packed_file, .slots = plan.expert_slots};
   if (experts.file.empty()) experts.file = DefaultExpertFile(stored_, DescribeExperts(stored_, format));
-  Note("note: room for {} of {} experts, {} of {}; the others come from {}", plan.expert_slots,
+  std::string fitting;
+  for (const Quantization smaller : {Quantization::kInt8, Quantization::kInt4}) {
+    const PackFormat rounded = {.quantization = smaller};
+    if (smaller <= quantization() || !fitting.empty()) continue;
+    if (PlanMemory(stored_, rounded, engine_bytes, budget).all_in_memory()) {
+      fitting = fmt::format("; with --quant {} all would fit", QuantizationName(smaller));
+    }
+  }
+  Note("note: room for {} of {} experts, {} of {}; the others come from {}{}", plan.expert_slots,
        plan.num_experts, FormatBytes(static_cast<uint64_t>(plan.expert_slots) * plan.slot_bytes),
-       FormatBytes(plan.expert_bytes), experts.file.string());
+       FormatBytes(plan.expert_bytes), experts.file.string(), fitting);
   return experts;
 }
 

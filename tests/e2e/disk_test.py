@@ -62,9 +62,9 @@ class Disk(TestCase):
         arguments = ("bench", DEMO, "--prompt", "8", "--gen", "8", "--repeat", "1", "--json")
         ram = smallest_ram(self.refuse(*arguments, "--ram", "1MiB"))
         result = self.succeed(*arguments, "--ram", ram, "--packed-file", self.file).json()
-        self.assertGreater(result["limits"]["disk_gbps"], 0)
-        self.assertGreater(result["disk"]["gbps"], 0)
-        self.assertLess(result["disk"]["hit_rate"], 1)
+        self.assertGreater(result["disk"]["limit_gbps"], 0)
+        self.assertGreater(result["disk"]["decode"]["gbps"], 0)
+        self.assertLess(result["disk"]["decode"]["hit_rate"], 1)
         self.assertNotIn("disk", self.succeed(*arguments).json())
 
     def test_the_default_place_is_the_users_cache(self) -> None:
