@@ -96,6 +96,11 @@ uint64_t AvailableMemoryBytes(const std::filesystem::path& root) {
   return std::min(kib ? *kib * 1024 : kNoLimit, AvailableInGroups(root));
 }
 
+uint64_t ResidentBytes() {
+  const std::optional<uint64_t> kib = FindNumber(ReadPseudoFile("/proc/self/status"), "VmRSS:");
+  return kib.value_or(0) * 1024;
+}
+
 uint64_t UsableMemoryBytes() {
   const uint64_t available = AvailableMemoryBytes();
   return available - std::min(available, kHeadroomBytes);
@@ -146,6 +151,11 @@ void HugePageBuffer::Interleave() const {
   if (syscall(SYS_get_mempolicy, nullptr, allowed, kMaxNodes, nullptr, MPOL_F_MEMS_ALLOWED) != 0) return;
   syscall(SYS_mbind, bytes_.data(), RoundUp(bytes_.size(), kHugePageBytes), MPOL_INTERLEAVE, allowed,
           kMaxNodes, 0);
+}
+
+size_t HugePageArena::BytesTaken(size_t bytes) {
+  const size_t length = RoundUp(bytes, kPageBytes);
+  return length > kChunkBytes / 4 ? RoundUp(length, kHugePageBytes) : length;
 }
 
 std::span<std::byte> HugePageArena::Allocate(size_t bytes, std::string_view what) {

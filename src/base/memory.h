@@ -25,6 +25,9 @@ uint64_t AvailableMemoryBytes(const std::filesystem::path& root = "/");
 // What of that may be asked for: a little stays free for what nobody announces.
 uint64_t UsableMemoryBytes();
 
+// Bytes of memory that this process has now (VmRSS); 0 if the system does not say.
+uint64_t ResidentBytes();
+
 // Throws Error if `bytes` more do not fit; `what` says who needs them. Better than to be killed half-way.
 void RequireMemory(uint64_t bytes, std::string_view what);
 
@@ -53,6 +56,9 @@ class HugePageArena {
  public:
   // Begins on a page (4 KiB) that it shares with nobody. Throws Error if the memory is not there.
   std::span<std::byte> Allocate(size_t bytes, std::string_view what);
+
+  // What Allocate takes for so many bytes: whole pages, huge ones for what is big.
+  static size_t BytesTaken(size_t bytes);
 
  private:
   std::vector<HugePageBuffer> buffers_;

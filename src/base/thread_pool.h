@@ -32,6 +32,10 @@ class ThreadPool {
 
   int num_threads() const { return static_cast<int>(threads_.size()) + 1; }
 
+  // Where the thread that made the pool might run before it was pinned: where threads beside the pool belong.
+  // Nothing if it was not pinned.
+  const std::optional<cpu_set_t>& caller_affinity() const { return caller_affinity_; }
+
   // Calls body(worker) once on every worker.
   template <typename Body>
   void Run(Body&& body) {

@@ -1,6 +1,7 @@
 // fiddler bench: speed of reading a prompt (prefill) and of generating (decode), beside the limits of the
 // machine: decode is held against reading memory, prefill against the arithmetic that its weights are
-// multiplied with. --limits measures the limits alone.
+// multiplied with; where experts come from disk, what is read of them against reading that file. --limits
+// measures the limits alone. --ram is for the model: the 1 GiB that measures the memory comes on top.
 #include <algorithm>
 #include <memory>
 #include <string>
@@ -10,6 +11,7 @@
 #include "base/error.h"
 #include "calibrate/limits.h"
 #include "cli/commands.h"
+#include "cli/disk_bench.h"
 #include "cli/expert_bench.h"
 #include "cli/output.h"
 #include "cli/session.h"
@@ -87,15 +89,19 @@ double PrefillFlops(const ModelSpec& spec, int64_t prompts, int64_t tokens) {
 
 class Benchmark {
  public:
-  Benchmark(const BenchOptions& options, Session& session)
+  Benchmark(const BenchOptions& options, Session& session, DiskBench& disk)
       : options_(options),
         vocab_size_(session.spec().vocab_size),
-        engine_(session.model(), session.kernels(), session.pool(),
-                {.max_positions = Positions(options),
-                 .max_sequences = options.batch,
-                 .arithmetic = session.arithmetic()}),
+        disk_(disk),
+        engine_(session.model(), session.kernels(), session.pool(), EngineOptionsOf(options, session)),
         traffic_(session.model(), session.arithmetic()) {
     engine_.ObserveRouting([this](const Routing& routing) { traffic_.CountExperts(routing); });
+  }
+
+  static EngineOptions EngineOptionsOf(const BenchOptions& options, const Session& session) {
+    return {.max_positions = Positions(options),
+            .max_sequences = options.batch,
+            .arithmetic = session.arithmetic()};
   }
 
   // Positions a sequence needs: prompt, output, and what the first sequences generate while the last prompts
@@ -107,6 +113,7 @@ class Benchmark {
   // Seconds to read the prompts of a batch and choose the first token of each.
   double Prefill(uint64_t seed) {
     AddRandomRequests(seed, /*max_tokens=*/1);
+    disk_.Start();
     return SecondsOf([&] {
       while (!engine_.idle()) engine_.Step();
     });
@@ -124,6 +131,7 @@ class Benchmark {
     while (engine_.Step().size() < ids.size()) {
     }
     traffic_.Reset();
+    disk_.Start();
     const double seconds = SecondsOf([&] {
       for (int64_t step = 0; step < options_.generated_tokens; ++step) {
         engine_.Step();
@@ -158,6 +166,7 @@ class Benchmark {
 
   const BenchOptions& options_;
   const int64_t vocab_size_;
+  DiskBench& disk_;
   Engine engine_;
   Traffic traffic_;
 };
@@ -209,10 +218,11 @@ void PrintText(const OrderedJson& result) {
   };
   line("prefill", "gflops", "GFLOP/s");
   line("decode", "gbps", "GB/s");
+  if (result.contains("disk")) DiskBench::Print(result["disk"]);
 }
 
-Samples Measure(const BenchOptions& options, Session& session, double flops_per_token) {
-  Benchmark benchmark(options, session);
+Samples Measure(const BenchOptions& options, Session& session, double flops_per_token, DiskBench& disk) {
+  Benchmark benchmark(options, session, disk);
   LimitProbe probe(session.kernels(), session.pool());
   const auto prompt_tokens = static_cast<double>(options.batch * options.prompt_tokens);
   const auto generated_tokens = static_cast<double>(options.batch * options.generated_tokens);
@@ -227,7 +237,10 @@ Samples Measure(const BenchOptions& options, Session& session, double flops_per_
     samples.f32_gflops.push_back(probe.Float32Gigaflops());
     samples.bf16_gflops.push_back(probe.BF16Gigaflops());
     samples.int8_gops.push_back(probe.Int8Gigaops());
-    const double prefill_rate = prompt_tokens / benchmark.Prefill(static_cast<uint64_t>(round));
+    disk.BeginRound();
+    const double prefill_seconds = benchmark.Prefill(static_cast<uint64_t>(round));
+    disk.Finish(DiskBench::kPrefill, prefill_seconds);
+    const double prefill_rate = prompt_tokens / prefill_seconds;
     samples.prefill_rate.push_back(prefill_rate);
     samples.prefill_percent.push_back(100 * prefill_rate * flops_per_token / 1e9 / limit.back());
 
@@ -238,6 +251,7 @@ Samples Measure(const BenchOptions& options, Session& session, double flops_per_
     samples.decode_rate.push_back(generated_tokens / decode.seconds);
     samples.decode_gbps.push_back(decode_gbps);
     samples.decode_percent.push_back(100 * decode_gbps / read_gbps);
+    disk.Finish(DiskBench::kDecode, decode.seconds);
   }
   return samples;
 }
@@ -251,32 +265,35 @@ void Bench(const BenchOptions& options) {
         "got {}",
         spec.max_positions, Benchmark::Positions(options));
   }
-  session.Load();
+  const ForwardLimits limits = LimitsOf(Benchmark::EngineOptionsOf(options, session));
+  session.Load({&limits, 1});
   const double flops_per_token = PrefillFlops(spec, options.batch, options.prompt_tokens) /
                                  static_cast<double>(options.batch * options.prompt_tokens);
-  const Samples samples = Measure(options, session, flops_per_token);
+  DiskBench disk(*session.model().host_experts);
+  const Samples samples = Measure(options, session, flops_per_token, disk);
 
   const double prefill_rate = Median(samples.prefill_rate);
-  const OrderedJson result = {{"model", session.config().name},
-                              {"isa", session.kernels().isa},
-                              {"threads", session.pool().num_threads()},
-                              {"batch", options.batch},
-                              {"limits", LimitsJson({.read_gbps = Median(samples.read_gbps),
-                                                     .f32_gflops = Median(samples.f32_gflops),
-                                                     .bf16_gflops = Median(samples.bf16_gflops),
-                                                     .int8_gops = Median(samples.int8_gops)})},
-                              {"prefill",
-                               {{"tokens", options.prompt_tokens},
-                                {"tokens_per_s", prefill_rate},
-                                {"gflops", prefill_rate * flops_per_token / 1e9},
-                                {"limit", ArithmeticLimit(session)},
-                                {"percent_of_limit", Median(samples.prefill_percent)}}},
-                              {"decode",
-                               {{"tokens", options.generated_tokens},
-                                {"tokens_per_s", Median(samples.decode_rate)},
-                                {"gbps", Median(samples.decode_gbps)},
-                                {"limit", "read_gbps"},
-                                {"percent_of_limit", Median(samples.decode_percent)}}}};
+  OrderedJson result = {{"model", session.config().name},
+                        {"isa", session.kernels().isa},
+                        {"threads", session.pool().num_threads()},
+                        {"batch", options.batch},
+                        {"limits", LimitsJson({.read_gbps = Median(samples.read_gbps),
+                                               .f32_gflops = Median(samples.f32_gflops),
+                                               .bf16_gflops = Median(samples.bf16_gflops),
+                                               .int8_gops = Median(samples.int8_gops)})},
+                        {"prefill",
+                         {{"tokens", options.prompt_tokens},
+                          {"tokens_per_s", prefill_rate},
+                          {"gflops", prefill_rate * flops_per_token / 1e9},
+                          {"limit", ArithmeticLimit(session)},
+                          {"percent_of_limit", Median(samples.prefill_percent)}}},
+                        {"decode",
+                         {{"tokens", options.generated_tokens},
+                          {"tokens_per_s", Median(samples.decode_rate)},
+                          {"gbps", Median(samples.decode_gbps)},
+                          {"limit", "read_gbps"},
+                          {"percent_of_limit", Median(samples.decode_percent)}}}};
+  if (const OrderedJson figures = disk.Describe(); !figures.is_null()) result["disk"] = figures;
   if (options.json) return WriteJson(result);
   if (options.limits) PrintLimits(result["limits"]);
   PrintText(result);
@@ -288,7 +305,9 @@ void BenchExperts(const BenchOptions& options) {
   const std::vector<LayerSpec>& layers = session.spec().layers;
   if (std::ranges::none_of(layers, &LayerSpec::is_moe))
     throw Error("--experts: expected a model with experts, got none");
-  session.Load();
+  session.Load({});
+  if (!session.model().host_experts->in_memory())
+    throw Error("--experts: expected all experts in memory, got a --ram that has no room for them");
   const std::vector<ExpertTiming> timings = TimeExperts(session.model(), session.kernels(), session.pool(),
                                                         session.arithmetic(), kTokens, options.repetitions);
   const double layer_us = 1e6 * TimeCachedLayer(session.kernels(), session.pool());

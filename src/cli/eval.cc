@@ -90,19 +90,22 @@ double KullbackLeibler(const Prediction& p, const Prediction& q) {
   return std::max(sum, 0.0);  // never negative but for rounding
 }
 
+// What a WindowRunner takes for windows of `context` tokens.
+ForwardLimits WindowLimits(Arithmetic arithmetic, int64_t context) {
+  return {.batch_tokens = kChunkTokens,
+          .positions = context,
+          .kv_blocks = static_cast<int32_t>(KvCache::BlocksFor(context)),
+          .logit_rows = kChunkTokens,
+          .arithmetic = arithmetic};
+}
+
 // One model and what a window needs; keeps nothing between windows.
 class WindowRunner {
  public:
-  WindowRunner(const PackedModel& model, Arithmetic arithmetic, const CpuKernels& kernels, ThreadPool& pool,
-               int64_t context, const DeviceSetup* device)
-      : blocks_(static_cast<size_t>(KvCache::BlocksFor(context))),
-        forward_(MakeForward(model, kernels, pool,
-                             {.batch_tokens = kChunkTokens,
-                              .positions = context,
-                              .kv_blocks = static_cast<int32_t>(blocks_.size()),
-                              .logit_rows = kChunkTokens,
-                              .arithmetic = arithmetic},
-                             device)) {
+  WindowRunner(const PackedModel& model, const ForwardLimits& limits, const CpuKernels& kernels,
+               ThreadPool& pool, const DeviceSetup* device)
+      : blocks_(static_cast<size_t>(limits.kv_blocks)),
+        forward_(MakeForward(model, kernels, pool, limits, device)) {
     std::iota(blocks_.begin(), blocks_.end(), 0);
   }
 
@@ -144,9 +147,9 @@ class Evaluator {
             const CpuKernels& kernels, ThreadPool& pool, int64_t context, const DeviceSetup* device)
       : vocab_size_(static_cast<size_t>(model.spec.vocab_size)),
         pool_(pool),
-        runner_(model, arithmetic, kernels, pool, context, device) {
+        runner_(model, WindowLimits(arithmetic, context), kernels, pool, device) {
     if (reference != nullptr)
-      reference_.emplace(*reference, Arithmetic::kExact, kernels, pool, context, nullptr);
+      reference_.emplace(*reference, WindowLimits(Arithmetic::kExact, context), kernels, pool, nullptr);
   }
 
   // Appends the scores of every token of the window but the first.
@@ -210,7 +213,12 @@ void Eval(const EvalOptions& options) {
   if (options.compare && !quantized && session.arithmetic() == Arithmetic::kExact) {
     throw Error("--compare: expected --quant or --arithmetic fast, got neither: there is nothing to compare");
   }
-  session.Load();
+  if (options.compare && quantized && !options.model.ram.empty()) {
+    throw Error("--ram: expected no --compare with --quant, which has both models in memory");
+  }
+  std::vector<ForwardLimits> limits = {WindowLimits(session.arithmetic(), context)};
+  if (options.compare) limits.push_back(WindowLimits(Arithmetic::kExact, context));
+  session.Load(limits);
   PackedModel stored;  // only where it is not the session's model
   if (options.compare && quantized) stored = session.LoadAs(Quantization::kNone);
   const PackedModel* reference = !options.compare ? nullptr : quantized ? &stored : &session.model();

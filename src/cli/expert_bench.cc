@@ -135,6 +135,7 @@ double TimeCachedLayer(const CpuKernels& kernels, ThreadPool& pool) {
   layer.router = router;
   layer.experts.assign(static_cast<size_t>(model.spec.moe.num_experts), expert);
   model.weights.layers.push_back(std::move(layer));
+  model.host_experts = std::make_unique<HostExperts>(ExpertLayersOf(model.weights));
 
   Workspace workspace;
   const ParallelOps ops(kernels, pool, Arithmetic::kFast, 1, kWidth, workspace);

@@ -23,6 +23,7 @@ bool IsVerb(const CLI::App& app, std::string_view name) {
 
 int main(int argc, char** argv) {
   std::signal(SIGPIPE, SIG_IGN);  // a closed pipe is an error of the write that meets it (cli/output.h)
+  std::signal(SIGXFSZ, SIG_IGN);  // so is a file larger than a limit allows
   CLI::App app("Runs Mixture-of-Experts language models, uncompressed, where they fit best.", "fiddler");
   app.set_version_flag("--version", "fiddler " FIDDLER_VERSION);
   app.require_subcommand(1);

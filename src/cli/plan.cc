@@ -17,7 +17,7 @@
 namespace fiddler {
 namespace {
 
-struct PlanOptions {
+struct PlanArguments {
   SimulationOptions simulation;
   std::string hardware;
   bool json = false;
@@ -39,7 +39,7 @@ HardwareProfile ThisMachine() {
   return machine;
 }
 
-OrderedJson ToJson(const PlanOptions& options, const Simulation& plan) {
+OrderedJson ToJson(const PlanArguments& options, const Simulation& plan) {
   const MemoryNeeds& needs = plan.needs;
   const MemoryPlan& memory = plan.memory;
   OrderedJson json = {{"model", options.simulation.model},
@@ -67,7 +67,7 @@ OrderedJson ToJson(const PlanOptions& options, const Simulation& plan) {
   return json;
 }
 
-void PrintText(const PlanOptions& options, const Simulation& plan) {
+void PrintText(const PlanArguments& options, const Simulation& plan) {
   const MemoryNeeds& needs = plan.needs;
   const MemoryPlan& memory = plan.memory;
   const VirtualScenario& scenario = plan.scenario;
@@ -96,7 +96,7 @@ void PrintText(const PlanOptions& options, const Simulation& plan) {
       options.simulation.policy, plan.tokens() / plan.result.ceiling_seconds()));
 }
 
-void Plan(const PlanOptions& options) {
+void Plan(const PlanArguments& options) {
   const HardwareProfile hardware =
       options.hardware.empty() ? ThisMachine() : ChooseHardware(options.hardware);
   const Simulation plan = RunSimulation(options.simulation, hardware);
@@ -110,7 +110,7 @@ void Plan(const PlanOptions& options) {
 }  // namespace
 
 void RegisterPlan(CLI::App& app) {
-  auto options = std::make_shared<PlanOptions>();
+  auto options = std::make_shared<PlanArguments>();
   CLI::App& verb =
       *app.add_subcommand("plan", "what fits where and how fast it will be, from config.json alone");
   options->simulation.Register(verb);

@@ -96,10 +96,9 @@ struct Generation {
   }
 };
 
-Generation Generate(const RunOptions& options, Session& session, const Prompt& prompt, int64_t context) {
-  const DeviceSession device(options.device, session);
-  Engine engine(session.model(), session.kernels(), session.pool(),
-                {.max_positions = context, .arithmetic = session.arithmetic(), .device = device.setup()});
+Generation Generate(const RunOptions& options, Session& session, const Prompt& prompt,
+                    const EngineOptions& engine_options) {
+  Engine engine(session.model(), session.kernels(), session.pool(), engine_options);
   Request request = {.prompt = prompt.ids,
                      .max_tokens = options.max_tokens,
                      .sampling = options.sampling,
@@ -138,9 +137,13 @@ void Run(const RunOptions& options) {
   Session session(options.model);
   const Prompt prompt = ReadPrompt(options, session);
   const int64_t context = ChooseContext(options, session.spec(), static_cast<int64_t>(prompt.ids.size()));
-  session.Load();
+  EngineOptions engine_options = {.max_positions = context, .arithmetic = session.arithmetic()};
+  const ForwardLimits limits = LimitsOf(engine_options);
+  session.Load({&limits, 1});
+  const DeviceSession device(options.device, session);
+  engine_options.device = device.setup();
   if (!options.json && isatty(STDOUT_FILENO) == 1) WriteOutput(prompt.text);
-  const Generation result = Generate(options, session, prompt, context);
+  const Generation result = Generate(options, session, prompt, engine_options);
   if (options.json) {
     OrderedJson json = {{"model", session.config().name},
                         {"text", result.text},

@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "base/units.h"
 #include "cli/terminal.h"
+#include "engine/expert_file.h"
 
 namespace fiddler {
 namespace {
@@ -46,6 +47,12 @@ void ModelOptions::Register(CLI::App& verb) {
       ->capture_default_str();
   verb.add_option("-t,--threads", threads, "threads to compute with (default: one for each core)")
       ->check(CLI::Range(1, 1024));
+  verb.add_option("--ram", ram,
+                  "memory to stay within: experts for which there is no room are read from disk")
+      ->type_name("SIZE");
+  verb.add_option("--packed-file", packed_file,
+                  "where experts on disk lie, written where it is missing (default: in ~/.cache/fiddler)")
+      ->type_name("FILE");
 }
 
 void RegisterQuantization(CLI::App& verb, std::string& quantization) {
@@ -78,15 +85,18 @@ Session::Session(const ModelOptions& options)
       kernels_(BestKernels()),
       topology_(DiscoverTopology()),
       pool_(options.threads > 0 ? options.threads : topology_.DefaultThreads(), topology_) {
+  if (!options.ram.empty()) ram_ = ParseBytes(options.ram, "--ram");
   stored_.config = ReadModelConfig(ResolveModel(options.model), options.ignored_fields);
 }
 
-void Session::Load() {
+void Session::Load(std::span<const ForwardLimits> engines) {
   const auto start = std::chrono::steady_clock::now();
   stored_ = options_.dummy_weights ? MakeDummyModel(std::move(stored_.config), *options_.dummy_weights,
                                                     DummyDType(options_.dummy_dtype))
                                    : OpenModel(std::move(stored_.config));
-  packed_ = LoadAs(quantization());
+  TerminalProgress progress;
+  packed_ = PackModel(stored_, {.format = {.quantization = quantization()}, .experts = PlaceExperts(engines)},
+                      pool_, progress);
   load_seconds_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   Note("{}", Description());
   if (!stored_.unused_tensors.empty()) {
@@ -97,8 +107,39 @@ void Session::Load() {
 
 PackedModel Session::LoadAs(Quantization quantization) {
   TerminalProgress progress;
-  const PackOptions options = {.format = {.quantization = quantization}, .usable_memory = std::nullopt};
-  return PackModel(stored_, options, pool_, progress);
+  return PackModel(stored_, {.format = {.quantization = quantization}}, pool_, progress);
+}
+
+std::optional<ExpertFileOptions> Session::PlaceExperts(std::span<const ForwardLimits> engines) {
+  const PackFormat format = {.quantization = quantization()};
+  const uint64_t budget = ram_ ? *ram_ : ResidentBytes() + UsableMemoryBytes();
+  const uint64_t engine_bytes = EngineBytes(stored_, format, kernels_, pool_, engines);
+  const HostPlan plan = PlanHost(stored_, format, engine_bytes, budget);
+  if (!ram_ && (plan.all_in_memory() || !plan.fits())) return std::nullopt;  // PackModel says what would fit
+  constexpr uint64_t kMebibyte = uint64_t{1} << 20;
+  constexpr uint64_t kSlack = 2;  // MiB: what is resident now differs a little from run to run
+  if (plan.smallest_bytes > budget) {
+    throw Error(
+        "--ram: expected at least {}MiB for {} ({} that every token needs, {} to compute with, {} an "
+        "expert), got {}",
+        plan.smallest_bytes / kMebibyte + kSlack, config().name, FormatBytes(plan.dense_bytes),
+        FormatBytes(engine_bytes), FormatBytes(plan.slot_bytes), FormatBytes(budget));
+  }
+  if (plan.all_in_memory()) return std::nullopt;
+  ExpertFileOptions experts = {.file = options_.packed_file, .slots = plan.expert_slots};
+  if (experts.file.empty()) experts.file = DefaultExpertFile(stored_, DescribeExperts(stored_, format));
+  std::string fitting;
+  for (const Quantization smaller : {Quantization::kInt8, Quantization::kInt4}) {
+    const PackFormat rounded = {.quantization = smaller};
+    if (smaller <= quantization() || !fitting.empty()) continue;
+    if (PlanHost(stored_, rounded, engine_bytes, budget).all_in_memory()) {
+      fitting = fmt::format("; with --quant {} all would fit", QuantizationName(smaller));
+    }
+  }
+  Note("note: room for {} of {} experts, {} of {}; the others come from {}{}", plan.expert_slots,
+       plan.num_experts, FormatBytes(static_cast<uint64_t>(plan.expert_slots) * plan.slot_bytes),
+       FormatBytes(plan.expert_bytes), experts.file.string(), fitting);
+  return experts;
 }
 
 std::unique_ptr<Tokenizer> Session::FindTokenizer() const {

@@ -5,11 +5,13 @@
 #include <CLI/CLI.hpp>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "base/thread_pool.h"
+#include "engine/host_memory.h"
 #include "engine/pack_model.h"
 #include "engine/parallel_ops.h"
 #include "kernels/dispatch.h"
@@ -25,7 +27,9 @@ struct ModelOptions {
   std::vector<std::string> ignored_fields;
   std::string quantization;  // "int8", "int4"; empty: weights as they are stored
   std::string arithmetic = "fast";
-  int threads = 0;  // 0: one for each core
+  int threads = 0;          // 0: one for each core
+  std::string ram;          // what the process may have; empty: what the machine has left
+  std::string packed_file;  // of experts that are not all in memory; empty: in the cache folder
 
   void Register(CLI::App& verb);
 };
@@ -46,9 +50,11 @@ class Session {
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;
 
-  void Load();  // once; throws Error
+  // Once. `engines`: what the model will be run with, which must fit into memory beside it. Where not all
+  // experts do, they come from a packed file. Throws Error.
+  void Load(std::span<const ForwardLimits> engines);
 
-  // The same model once more, after Load(); throws Error.
+  // The same model once more, after Load(), all of it in memory; throws Error.
   PackedModel LoadAs(Quantization quantization);
 
   const ModelSpec& spec() const { return stored_.spec(); }
@@ -68,6 +74,8 @@ class Session {
 
  private:
   std::string Description() const;
+  // Where the experts go; nothing: into memory. Throws Error if the model cannot run at all.
+  std::optional<ExpertFileOptions> PlaceExperts(std::span<const ForwardLimits> engines);
 
   const ModelOptions& options_;
   const CpuKernels& kernels_;
@@ -75,6 +83,7 @@ class Session {
   ThreadPool pool_;
   Model stored_;  // its weights are found by Load()
   PackedModel packed_;
+  std::optional<uint64_t> ram_;  // --ram
   double load_seconds_ = 0;
 };
 

@@ -4,6 +4,7 @@
 #include "base/counted_allocations.h"
 #include "engine/engine.h"
 #include "engine/test_models.h"
+#include "io/test_files.h"
 #include "kernels/dispatch.h"
 
 #if FIDDLER_COUNTS_ALLOCATIONS
@@ -52,6 +53,25 @@ TEST_P(AllocationTest, NorDoesALongContext) {
   const int64_t before = allocations;
   for (int step = 0; step < 50; ++step) ASSERT_EQ(engine.Step().size(), 1);
   EXPECT_EQ(allocations - before, 0);
+}
+
+// Nor with experts that come from disk all the time.
+TEST_P(AllocationTest, NorDoReadingExperts) {
+  const Model model = OpenModel(ReadModelConfig(GoldenModel(GetParam()).string()));
+  ThreadPool pool(2, DiscoverTopology());
+  const TempFolder folder;
+  const PackedModel packed =
+      PackToDisk(model, {}, folder.path() / "experts", model.spec().moe.top_k + 1, pool);
+  Engine engine(packed, BestKernels(), pool, {.max_positions = 128, .max_sequences = 2});
+  for (int32_t i = 0; i < 2; ++i) {
+    engine.Add({.prompt = {1, 2, 3 + i}, .max_tokens = 100, .stop_tokens = {-1}});
+  }
+  for (int step = 0; step < 3; ++step) engine.Step();
+  const int64_t misses = packed.host_experts->traffic().misses;
+  const int64_t before = allocations;
+  for (int step = 0; step < 60; ++step) engine.Step();
+  EXPECT_EQ(allocations - before, 0);
+  EXPECT_GT(packed.host_experts->traffic().misses, misses);
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, AllocationTest,

@@ -14,16 +14,6 @@ constexpr int64_t kCapturedTokens = 16;
 
 int64_t TableStride(const ForwardLimits& limits) { return KvCache::BlocksFor(limits.positions); }
 
-std::vector<SlicedFfn> AllExperts(const PackedModel& model) {
-  std::vector<SlicedFfn> all(static_cast<size_t>(model.spec.num_layers() * model.spec.moe.num_experts));
-  auto next = all.begin();
-  for (const PackedLayer& layer : model.weights.layers) {
-    std::copy(layer.experts.begin(), layer.experts.end(), next);
-    next += model.spec.moe.num_experts;
-  }
-  return all;
-}
-
 }  // namespace
 
 DeviceForward::Buffers DeviceForward::TakeBuffers(const PackedModel& model, const ForwardLimits& limits,
@@ -99,7 +89,6 @@ DeviceForward::DeviceForward(const PackedModel& model, const CpuKernels& kernels
 
   const std::unique_ptr<bool[]> is_moe(new bool[spec.layers.size()]);
   for (size_t l = 0; l < spec.layers.size(); ++l) is_moe[l] = spec.layers[l].is_moe;
-  all_experts_ = AllExperts(model);
   const SlicedFfn& typical = TypicalFfn(model.weights);
   policy_ = setup.make_policy({.num_layers = spec.num_layers(),
                                .is_moe = {is_moe.get(), spec.layers.size()},
@@ -107,7 +96,8 @@ DeviceForward::DeviceForward(const PackedModel& model, const CpuKernels& kernels
                                .num_slices = typical.num_slices(),
                                .num_slots = plan.num_slots},
                               setup.cost);
-  store_ = std::make_unique<ExpertStore>(all_experts_, policy_->Slots(), device_, stream_, arena_);
+  store_ = std::make_unique<ExpertStore>(*model.host_experts, typical.slice_bytes(), policy_->Slots(),
+                                         device_, stream_, arena_);
   store_->Place(policy_->Placement(setup.popularity));
   experts_ = std::make_unique<HybridExperts>(model, ops_, limits, workspace_, device_, stream_,
                                              buffers_.experts, *store_, *policy_);

@@ -88,7 +88,6 @@ class DeviceForward final : public Forward {
   FiddlerAddress kv_ = 0;
   Buffers buffers_;
   std::unique_ptr<Policy> policy_;
-  std::vector<SlicedFfn> all_experts_;  // by ExpertId
   std::unique_ptr<ExpertStore> store_;
   std::unique_ptr<HybridExperts> experts_;
 

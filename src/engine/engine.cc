@@ -26,15 +26,6 @@ int32_t CountBlocks(const EngineOptions& options) {
   return static_cast<int32_t>(blocks * options.max_sequences);
 }
 
-ForwardLimits LimitsOf(const EngineOptions& options) {
-  return {.batch_tokens = options.max_batch_tokens,
-          .positions = options.max_positions,
-          .sequences = options.max_sequences,
-          .kv_blocks = CountBlocks(options),
-          .logit_rows = options.max_sequences,
-          .arithmetic = options.arithmetic};
-}
-
 void ValidateRequest(const Request& request, const ModelSpec& spec, int64_t max_positions) {
   if (request.prompt.empty()) throw Error("prompt: expected at least one token, got none");
   if (request.max_tokens < 1) throw Error("max_tokens: expected at least 1, got {}", request.max_tokens);
@@ -52,6 +43,16 @@ void ValidateRequest(const Request& request, const ModelSpec& spec, int64_t max_
 }
 
 }  // namespace
+
+ForwardLimits LimitsOf(const EngineOptions& wanted) {
+  const EngineOptions options = Checked(wanted);
+  return {.batch_tokens = options.max_batch_tokens,
+          .positions = options.max_positions,
+          .sequences = options.max_sequences,
+          .kv_blocks = CountBlocks(options),
+          .logit_rows = options.max_sequences,
+          .arithmetic = options.arithmetic};
+}
 
 Engine::Engine(const PackedModel& model, const CpuKernels& kernels, ThreadPool& pool,
                const EngineOptions& options)

@@ -27,6 +27,9 @@ struct EngineOptions {
   const DeviceSetup* device = nullptr;  // to compute on beside the CPU; its Device must outlive the engine
 };
 
+// Of the forward pass of an engine. Throws Error if its KV cache has more blocks than can be counted.
+ForwardLimits LimitsOf(const EngineOptions& options);
+
 // One new token of one sequence.
 struct TokenEvent {
   SequenceId id;

@@ -21,7 +21,7 @@ SlicedFfnLimits FfnLimitsOf(const PackedModel& model, int64_t max_batch_tokens) 
     const SlicedFfn expert = layer.experts.empty() ? SlicedFfn{} : layer.experts.front();
     limits.slice_neurons = std::max(
         {limits.slice_neurons, expert.slice_neurons, layer.dense.slice_neurons, layer.shared.slice_neurons});
-    const auto neurons = [](const SlicedFfn& ffn) { return ffn.data ? ffn.padded_neurons() : 0; };
+    const auto neurons = [](const SlicedFfn& ffn) { return ffn.intermediate > 0 ? ffn.padded_neurons() : 0; };
     const int64_t of_token = spec.moe.top_k * neurons(expert) + neurons(layer.shared);
     limits.slot_neurons =
         std::max({limits.slot_neurons, max_batch_tokens * of_token, max_batch_tokens * neurons(layer.dense)});
@@ -32,6 +32,7 @@ SlicedFfnLimits FfnLimitsOf(const PackedModel& model, int64_t max_batch_tokens) 
 Ffn::Ffn(const PackedModel& model, const ParallelOps& ops, int64_t max_batch_tokens, Workspace& workspace)
     : spec_(model.spec),
       ops_(ops),
+      host_experts_(*model.host_experts),
       groups_(max_batch_tokens * spec_.moe.top_k, spec_.moe.num_experts),
       runner_(FfnLimitsOf(model, max_batch_tokens), ops, workspace),
       experts_(static_cast<size_t>(max_batch_tokens * spec_.moe.top_k)),
@@ -39,6 +40,7 @@ Ffn::Ffn(const PackedModel& model, const ParallelOps& ops, int64_t max_batch_tok
       slot_weights_(weights_.size()),
       router_logits_(workspace.Floats(max_batch_tokens * spec_.moe.num_experts)),
       shared_gate_(workspace.Floats(max_batch_tokens)) {
+  needs_.reserve(static_cast<size_t>(spec_.moe.num_experts));
   passes_.reserve(static_cast<size_t>(spec_.moe.num_experts + 1));
 }
 
@@ -48,7 +50,6 @@ void Ffn::Run(int64_t layer, const PackedLayer& weights, int64_t tokens, const f
   runner_.Run({&all, 1}, tokens, x, out);
 }
 
-// A token's experts are added in the order of their numbers, whatever else is in the batch.
 void Ffn::RunMoe(int64_t layer, const PackedLayer& weights, int64_t tokens, const float* x, float* out) {
   const int64_t top_k = spec_.moe.top_k;
   Route(layer, weights.router, tokens, x);
@@ -56,10 +57,11 @@ void Ffn::RunMoe(int64_t layer, const PackedLayer& weights, int64_t tokens, cons
   for (int64_t i = 0; i < tokens * top_k; ++i) {
     slot_weights_[static_cast<size_t>(groups_.SlotOf(i))] = weights_[static_cast<size_t>(i)];
   }
+  needs_.clear();
   passes_.clear();
   for (const ExpertGroups::Group& group : groups_.groups()) {
-    passes_.push_back({.ffn = &weights.experts[static_cast<size_t>(group.expert)],
-                       .tokens = group.tokens,
+    needs_.push_back({.expert = group.expert, .tokens = group.tokens});
+    passes_.push_back({.tokens = group.tokens,
                        .token_index = groups_.token_of_slot() + group.first_slot,
                        .weights = slot_weights_.data() + group.first_slot});
   }
@@ -67,7 +69,25 @@ void Ffn::RunMoe(int64_t layer, const PackedLayer& weights, int64_t tokens, cons
     GateShared(weights.shared_router, tokens, x);
     passes_.push_back({.ffn = &weights.shared, .tokens = tokens, .weights = shared_gate_});
   }
-  runner_.Run(passes_, tokens, x, out);
+  RunExperts(layer, tokens, x, out);
+}
+
+// A token's experts are added in the order of their numbers, whatever else is in the batch and in however
+// many runs: with all experts in memory it is one, with some on disk every run takes those that are there, up
+// to the first that is not.
+void Ffn::RunExperts(int64_t layer, int64_t tokens, const float* x, float* out) {
+  host_experts_.Request(layer, tokens, needs_);
+  for (size_t begin = 0; begin < needs_.size();) {
+    size_t end = begin;
+    do {
+      passes_[end].ffn = &host_experts_.Wait(end);
+      ++end;
+    } while (end < needs_.size() && host_experts_.Ready(end));
+    const size_t end_of_run = end < needs_.size() ? end : passes_.size();
+    runner_.Run(std::span(passes_).subspan(begin, end_of_run - begin), tokens, x, out,
+                begin == 0 ? SlicedFfnRunner::Out::kSet : SlicedFfnRunner::Out::kAddTo);
+    for (; begin < end; ++begin) host_experts_.Release(begin);
+  }
 }
 
 void Ffn::Route(int64_t layer, const PackedMatrix& router, int64_t tokens, const float* x) {

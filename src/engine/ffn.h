@@ -12,6 +12,7 @@
 #include "engine/router.h"
 #include "engine/sliced_ffn.h"
 #include "engine/workspace.h"
+#include "experts/host_experts.h"
 #include "model/spec.h"
 
 namespace fiddler {
@@ -41,15 +42,19 @@ class Ffn {
 
  private:
   void RunMoe(int64_t layer, const PackedLayer& weights, int64_t tokens, const float* x, float* out);
+  // Runs passes_, whose experts are needs_, as they come; a shared expert is the pass behind them.
+  void RunExperts(int64_t layer, int64_t tokens, const float* x, float* out);
   void Route(int64_t layer, const PackedMatrix& router, int64_t tokens, const float* x);
   // Gates the expert that every token passes.
   void GateShared(const PackedMatrix& router, int64_t tokens, const float* x);
 
   const ModelSpec& spec_;
   const ParallelOps& ops_;
+  HostExperts& host_experts_;
   RoutingObserver observer_;
   ExpertGroups groups_;
   SlicedFfnRunner runner_;
+  std::vector<ExpertNeed> needs_;    // of the current layer
   std::vector<FfnPass> passes_;      // of the current layer
   std::vector<int32_t> experts_;     // [max_batch_tokens, top_k]
   std::vector<float> weights_;       // [max_batch_tokens, top_k]

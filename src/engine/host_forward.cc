@@ -27,9 +27,10 @@ HostForward::HostForward(const PackedModel& model, const CpuKernels& kernels, Th
 
 HostForward::Needs HostForward::NeedsOf(const PackedModel& model, const CpuKernels& kernels, ThreadPool& pool,
                                         const ForwardLimits& limits) {
+  const auto angles = static_cast<uint64_t>(limits.positions * model.spec.rope.rotary_dim) * sizeof(float);
   const HostForward counted(model, kernels, pool, limits, Workspace::Mode::kCount);
   return {.kv_bytes = KvCache::Bytes(KvGeometryOf(model, limits.arithmetic), limits.kv_blocks),
-          .workspace_bytes = counted.workspace_.bytes()};
+          .workspace_bytes = counted.workspace_.bytes() + angles};
 }
 
 void HostForward::Run(std::span<const BatchEntry> batch) {

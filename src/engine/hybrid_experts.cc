@@ -51,8 +51,10 @@ HybridExperts::HybridExperts(const PackedModel& model, const ParallelOps& ops, c
       device_(device),
       stream_(stream),
       buffers_(buffers),
+      host_experts_(*model.host_experts),
       store_(store),
       policy_(policy),
+      num_slices_(store.residency().options().num_slices),
       mailbox_(device, MailboxBytes(model.spec, limits.batch_tokens), "mailbox"),
       groups_(limits.batch_tokens * spec_.moe.top_k, spec_.moe.num_experts),
       slot_weights_(static_cast<size_t>(limits.batch_tokens * spec_.moe.top_k)),
@@ -74,7 +76,9 @@ HybridExperts::HybridExperts(const PackedModel& model, const ParallelOps& ops, c
   ids_.reserve(num_experts);
   resident_.reserve(num_experts);
   shares_.reserve(num_experts);
-  fetch_order_.reserve(num_experts);
+  needs_.reserve(num_experts);
+  group_of_need_.reserve(num_experts);
+  experts_.reserve(num_experts);
   parts_.reserve(num_experts);
   passes_.reserve(num_experts);
   const auto num_slots = static_cast<size_t>(store.residency().options().num_slots);
@@ -124,8 +128,8 @@ void HybridExperts::Run(int64_t index, const DeviceLayer& layer, int64_t tokens,
   const auto bytes = static_cast<uint64_t>(tokens * spec_.hidden) * sizeof(float);
   device_.Clear(stream_, out, bytes);
   QueueResident(index, layer, tokens, x, out);
-  QueueFetches(index, x, out, decision.idle_copies);
-  if (!ComputeOnCpu(index, tokens)) return;
+  FindNeeds(decision.idle_copies);
+  if (!RunNeeds(index, tokens, x, out)) return;
   device_.SetFlag(computed_);
   device_.Await(stream_, computed_);
   device_.CopyIn(stream_, buffers_.cpu_part, cpu_part_, bytes);
@@ -215,71 +219,108 @@ void HybridExperts::QueueResident(int64_t index, const DeviceLayer& layer, int64
   if (!entries_.empty()) QueueSlices(packed.experts.front(), x, out);
 }
 
-void HybridExperts::QueueFetches(int64_t index, FiddlerAddress x, FiddlerAddress out, int64_t idle_copies) {
-  const SlicedFfn& geometry = weights_.layers[static_cast<size_t>(index)].experts.front();
-  fetch_order_.clear();
+void HybridExperts::FindNeeds(int64_t idle_copies) {
+  needs_.clear();
+  group_of_need_.clear();
   for (size_t i = 0; i < ids_.size(); ++i) {
-    if (shares_[i].fetch > 0) fetch_order_.push_back(i);
+    const bool all_there = resident_[i] == num_slices_ && shares_[i].cpu_resident == 0;
+    if (!all_there) group_of_need_.push_back(i);
   }
   // What keeps the device longest comes first.
-  std::sort(fetch_order_.begin(), fetch_order_.end(), [&](size_t a, size_t b) {
+  std::sort(group_of_need_.begin(), group_of_need_.end(), [&](size_t a, size_t b) {
     return work_[a].tokens != work_[b].tokens ? work_[a].tokens > work_[b].tokens : a < b;
   });
-  for (const size_t i : fetch_order_) {
-    const ExpertGroups::Group& group = groups_.groups()[i];
-    const int64_t end = resident_[i] + shares_[i].fetch;
-    for (int64_t slice = resident_[i]; slice < end; slice += ExpertStore::kChunkSlices) {
-      const int64_t count = std::min(ExpertStore::kChunkSlices, end - slice);
-      const ExpertStore::Chunk chunk = store_.Fetch(ids_[i], slice, count);
-      entries_.clear();
-      for (const ExpertStore::Run& run : chunk.runs) {
-        entries_.push_back({.slice = run.slice,
-                            .num_slices = run.num_slices,
-                            .tokens = group.tokens,
-                            .rows = groups_.token_of_slot() + group.first_slot,
-                            .weights = slot_weights_.data() + group.first_slot,
-                            .weights_on_device = 0});
-      }
-      QueueSlices(geometry, x, out);
-      store_.Done(chunk);
-    }
-    traffic_.fetched += shares_[i].fetch;
+  for (const size_t i : group_of_need_) {
+    needs_.push_back({.expert = work_[i].expert, .tokens = work_[i].tokens});
   }
   // Copied although nobody wants them: experts of the layer that no token chose.
+  idle_copies_ = idle_copies;
   traffic_.idle_copies += idle_copies;
-  for (int64_t expert = 0; idle_copies > 0 && expert < spec_.moe.num_experts; ++expert) {
-    const ExpertId id = store_.residency().IdOf(index, expert);
-    if (std::find(ids_.begin(), ids_.end(), id) != ids_.end()) continue;
-    for (int64_t slice = 0; idle_copies > 0 && slice < geometry.num_slices();) {
-      const int64_t count = std::min({ExpertStore::kChunkSlices, geometry.num_slices() - slice, idle_copies});
-      store_.FetchIdle(id, slice, count);
-      slice += count;
-      idle_copies -= count;
-    }
+  size_t next = 0;
+  for (int32_t expert = 0; idle_copies > 0 && expert < spec_.moe.num_experts; ++expert) {
+    while (next < work_.size() && work_[next].expert < expert) ++next;
+    if (next < work_.size() && work_[next].expert == expert) continue;
+    needs_.push_back({.expert = expert, .tokens = 1});
+    group_of_need_.push_back(kIdle);
+    idle_copies -= num_slices_;
   }
 }
 
-bool HybridExperts::ComputeOnCpu(int64_t index, int64_t tokens) {
-  parts_.clear();
-  passes_.clear();
-  for (size_t i = 0; i < ids_.size(); ++i) {
-    const SlicedFfn& expert = store_.expert(ids_[i]);
-    const int64_t first = resident_[i] - shares_[i].cpu_resident + shares_[i].fetch;
-    const int64_t count = expert.num_slices() - first;
-    CHECK(count >= 0, "layer {}, expert {}: slices from {} of {}", index, work_[i].expert, first,
-          expert.num_slices());
-    if (count == 0) continue;
-    const ExpertGroups::Group& group = groups_.groups()[i];
-    parts_.push_back(SlicesFrom(expert, first));
-    passes_.push_back({.ffn = &parts_.back(),
-                       .tokens = group.tokens,
-                       .token_index = groups_.token_of_slot() + group.first_slot,
-                       .weights = slot_weights_.data() + group.first_slot});
-    traffic_.cpu += count;
+bool HybridExperts::RunNeeds(int64_t index, int64_t tokens, FiddlerAddress x, FiddlerAddress out) {
+  bool on_cpu = false;
+  experts_.assign(needs_.size(), nullptr);
+  host_experts_.Request(index, tokens, needs_);
+  for (size_t begin = 0; begin < needs_.size();) {
+    parts_.clear();
+    passes_.clear();
+    size_t end = begin;
+    do {
+      experts_[end] = &host_experts_.Wait(end);
+      ++end;
+    } while (end < needs_.size() && host_experts_.Ready(end));
+    for (size_t need = begin; need < end; ++need) {
+      if (group_of_need_[need] == kIdle) {
+        QueueIdleCopies(need);
+      } else {
+        QueueFetch(need, x, out);
+        AddPass(need);
+      }
+    }
+    if (!passes_.empty()) {
+      runner_.Run(passes_, tokens, x_, cpu_part_,
+                  on_cpu ? SlicedFfnRunner::Out::kAddTo : SlicedFfnRunner::Out::kSet);
+      on_cpu = true;
+    }
+    if (!host_experts_.in_memory()) store_.FinishCopies();
+    for (; begin < end; ++begin) host_experts_.Release(begin);
   }
-  if (passes_.empty()) return false;
-  runner_.Run(passes_, tokens, x_, cpu_part_);
-  return true;
+  return on_cpu;
+}
+
+void HybridExperts::QueueFetch(size_t need, FiddlerAddress x, FiddlerAddress out) {
+  const size_t i = group_of_need_[need];
+  const ExpertGroups::Group& group = groups_.groups()[i];
+  const int64_t end = resident_[i] + shares_[i].fetch;
+  for (int64_t slice = resident_[i]; slice < end; slice += ExpertStore::kChunkSlices) {
+    const int64_t count = std::min(ExpertStore::kChunkSlices, end - slice);
+    const ExpertStore::Chunk chunk = store_.Fetch(ids_[i], *experts_[need], slice, count);
+    entries_.clear();
+    for (const ExpertStore::Run& run : chunk.runs) {
+      entries_.push_back({.slice = run.slice,
+                          .num_slices = run.num_slices,
+                          .tokens = group.tokens,
+                          .rows = groups_.token_of_slot() + group.first_slot,
+                          .weights = slot_weights_.data() + group.first_slot,
+                          .weights_on_device = 0});
+    }
+    QueueSlices(*experts_[need], x, out);
+    store_.Done(chunk);
+  }
+  traffic_.fetched += shares_[i].fetch;
+}
+
+void HybridExperts::QueueIdleCopies(size_t need) {
+  for (int64_t slice = 0; idle_copies_ > 0 && slice < num_slices_;) {
+    const int64_t count = std::min({ExpertStore::kChunkSlices, num_slices_ - slice, idle_copies_});
+    store_.FetchIdle(*experts_[need], slice, count);
+    slice += count;
+    idle_copies_ -= count;
+  }
+}
+
+void HybridExperts::AddPass(size_t need) {
+  const size_t i = group_of_need_[need];
+  const int64_t first = resident_[i] - shares_[i].cpu_resident + shares_[i].fetch;
+  const int64_t count = num_slices_ - first;
+  CHECK(count >= 0, "expert {}: slices from {} of {}", work_[i].expert, first, num_slices_);
+  if (count == 0) return;
+  const ExpertGroups::Group& group = groups_.groups()[i];
+  parts_.push_back(SlicesFrom(*experts_[need], first));
+  passes_.push_back({.ffn = &parts_.back(),
+                     .tokens = group.tokens,
+                     .token_index = groups_.token_of_slot() + group.first_slot,
+                     .weights = slot_weights_.data() + group.first_slot});
+  traffic_.cpu += count;
 }
 
 }  // namespace fiddler

@@ -25,6 +25,7 @@
 #include "engine/parallel_ops.h"
 #include "engine/sliced_ffn.h"
 #include "experts/expert_store.h"
+#include "experts/host_experts.h"
 #include "experts/policy.h"
 
 namespace fiddler {
@@ -60,13 +61,19 @@ class HybridExperts {
   const ExpertTraffic& traffic() const { return traffic_; }
 
  private:
+  static constexpr size_t kIdle = SIZE_MAX;
+
   void Group(int64_t index, int64_t tokens);
   void QueueResident(int64_t index, const DeviceLayer& layer, int64_t tokens, FiddlerAddress x,
                      FiddlerAddress out);
-  void QueueFetches(int64_t index, FiddlerAddress x, FiddlerAddress out, int64_t idle_copies);
+  // Which experts' weights the layer needs from the host: needs_, those with most tokens first.
+  void FindNeeds(int64_t idle_copies);
+  // Runs the needs on both sides, as they come. True if the CPU had something to do.
+  bool RunNeeds(int64_t index, int64_t tokens, FiddlerAddress x, FiddlerAddress out);
+  void QueueFetch(size_t need, FiddlerAddress x, FiddlerAddress out);
+  void QueueIdleCopies(size_t need);
   void QueueSlices(const SlicedFfn& geometry, FiddlerAddress x, FiddlerAddress out);
-  // True if the CPU had something to do.
-  bool ComputeOnCpu(int64_t index, int64_t tokens);
+  void AddPass(size_t need);  // the CPU's slices, if there are any
 
   const ModelSpec& spec_;
   const PackedWeights& weights_;
@@ -74,8 +81,10 @@ class HybridExperts {
   Device& device_;
   const FiddlerStream stream_;
   const Buffers buffers_;
+  HostExperts& host_experts_;
   ExpertStore& store_;
   Policy& policy_;
+  const int64_t num_slices_;  // of an expert
   RoutingObserver observer_;
   ExpertTraffic traffic_;
 
@@ -94,11 +103,14 @@ class HybridExperts {
   std::vector<ExpertId> ids_;        // the same
   std::vector<int64_t> resident_;    // the same: slices in slots when the decision was made
   std::vector<ExpertShare> shares_;  // the same
-  std::vector<size_t> fetch_order_;  // groups, those with most tokens first
+  std::vector<ExpertNeed> needs_;
+  std::vector<size_t> group_of_need_;      // or kIdle: only copied
+  std::vector<const SlicedFfn*> experts_;  // of the needs that are there
+  int64_t idle_copies_ = 0;                // still to be made
   std::vector<ExpertStore::Run> runs_;
   std::vector<FiddlerSlices> entries_;
   SlicedFfnRunner runner_;
-  std::vector<SlicedFfn> parts_;  // the CPU's slices of each group
+  std::vector<SlicedFfn> parts_;  // the CPU's slices of each need
   std::vector<FfnPass> passes_;
 };
 

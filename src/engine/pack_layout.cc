@@ -29,11 +29,12 @@ WeightFormat FormatOfExperts(const ModelWeights& weights) {
 
 class Builder {
  public:
-  Builder(const Model& model, const PackFormat& format, std::byte* memory)
+  Builder(const Model& model, const PackFormat& format, std::byte* memory, ExpertPlace experts)
       : spec_(model.spec()),
         stored_(model.weights),
         quantization_(format.quantization),
         memory_(memory),
+        expert_place_(experts),
         expert_format_(Quantized(FormatOfExperts(stored_))) {
     const bool moe = spec_.moe.num_experts > 0;
     slice_neurons_ = format.slice_neurons > 0
@@ -86,16 +87,27 @@ class Builder {
 
   PackedMatrix Map(const StoredMatrix& stored) { return Matrix(stored, Quantized(FormatOf(stored.dtype()))); }
 
+  SlicedFfn FfnShape(const FfnWeights& stored, WeightFormat format) const {
+    return {.data = nullptr,
+            .format = format,
+            .hidden = spec_.hidden,
+            .intermediate = stored.gate.rows,
+            .slice_neurons = slice_neurons_};
+  }
+
   SlicedFfn Ffn(const FfnWeights& stored, WeightFormat format) {
-    SlicedFfn ffn = {.data = nullptr,
-                     .format = format,
-                     .hidden = spec_.hidden,
-                     .intermediate = stored.gate.rows,
-                     .slice_neurons = slice_neurons_};
+    SlicedFfn ffn = FfnShape(stored, format);
     const uint64_t offset = Allocate(ffn.bytes(), kPageBytes);
     ffn.data = At(offset);
     layout_.ffns.push_back({&stored, ffn, offset});
     return ffn;
+  }
+
+  SlicedFfn Expert(const FfnWeights& stored) {
+    if (expert_place_ == ExpertPlace::kMemory) return Ffn(stored, expert_format_);
+    const SlicedFfn expert = FfnShape(stored, expert_format_);
+    layout_.experts_elsewhere.push_back({&stored, expert, 0});
+    return expert;
   }
 
   PackedLayer Layer(const LayerWeights& stored) {
@@ -123,7 +135,7 @@ class Builder {
       layer.shared_router = Matrix(stored.shared_router, WeightFormat::kF32);
       layer.shared = Ffn(stored.shared, Quantized(StoredFormat(stored.shared)));
     }
-    for (const FfnWeights& expert : stored.experts) layer.experts.push_back(Ffn(expert, expert_format_));
+    for (const FfnWeights& expert : stored.experts) layer.experts.push_back(Expert(expert));
     return layer;
   }
 
@@ -131,6 +143,7 @@ class Builder {
   const ModelWeights& stored_;
   const Quantization quantization_;
   std::byte* const memory_;
+  const ExpertPlace expert_place_;
   const WeightFormat expert_format_;
   int64_t slice_neurons_ = 0;
   PackLayout layout_;
@@ -143,8 +156,8 @@ std::string_view QuantizationName(Quantization quantization) {
   return kNames[static_cast<size_t>(quantization)];
 }
 
-PackLayout LayOut(const Model& model, const PackFormat& format, std::byte* memory) {
-  return Builder(model, format, memory).Build();
+PackLayout LayOut(const Model& model, const PackFormat& format, std::byte* memory, ExpertPlace experts) {
+  return Builder(model, format, memory, experts).Build();
 }
 
 }  // namespace fiddler

@@ -41,12 +41,17 @@ struct PackLayout {
   PackedWeights weights;
   std::vector<Matrix> matrices;
   std::vector<Ffn> ffns;
-  uint64_t bytes = 0;  // of memory
+  std::vector<Ffn> experts_elsewhere;  // layer by layer; without a place
+  uint64_t bytes = 0;                  // of memory
 };
+
+// Where routed experts lie: with everything else, or somewhere else (a file), which leaves them no data.
+enum class ExpertPlace : uint8_t { kMemory, kElsewhere };
 
 // `memory`: where it will lie, aligned to a page; or nullptr, then all data pointers are. `model` must
 // outlive the layout. Where no quantization is asked for, every format holds the stored type exactly; all
 // experts have one format.
-PackLayout LayOut(const Model& model, const PackFormat& format, std::byte* memory = nullptr);
+PackLayout LayOut(const Model& model, const PackFormat& format, std::byte* memory = nullptr,
+                  ExpertPlace experts = ExpertPlace::kMemory);
 
 }  // namespace fiddler

@@ -183,6 +183,7 @@ class CountingSource final : public WeightSource {
  public:
   explicit CountingSource(std::unique_ptr<WeightSource> source) : source_(std::move(source)) {}
 
+  std::string Identity() const override { return source_->Identity(); }
   bool Has(std::string_view name) const override { return source_->Has(name); }
   TensorInfo Require(std::string_view name, const Shape& shape) const override {
     return source_->Require(name, shape);
@@ -303,10 +304,8 @@ TEST(PackModelTest, WhatDoesNotFitIsRefusedBeforeAnythingIsRead) {
   EXPECT_EQ(
       error(Quantization::kInt8, 32),
       "mixtral-8x7b: weights: expected 45.0 GiB of free memory, got 32.0 GiB; --quant int4 needs 24.7 GiB");
-  EXPECT_EQ(
-      error(Quantization::kInt4, 8),
-      "mixtral-8x7b: weights: expected 24.7 GiB of free memory, got 8.0 GiB; models larger than memory are "
-      "not supported yet");
+  EXPECT_EQ(error(Quantization::kInt4, 8),
+            "mixtral-8x7b: weights: expected 24.7 GiB of free memory, got 8.0 GiB");
 }
 
 // Bytes of a line of /proc/self/status, such as "VmHWM:".
@@ -334,6 +333,7 @@ ModelConfig WriteCheckpoint(const TempFolder& folder) {
 
   class Recorder final : public WeightSource {
    public:
+    std::string Identity() const override { return {}; }
     bool Has(std::string_view) const override { return false; }
     TensorInfo Require(std::string_view name, const Shape& shape) const override {
       required.push_back({std::string(name), DType::kBF16, shape});

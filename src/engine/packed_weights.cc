@@ -22,6 +22,12 @@ uint64_t ExpertBytes(const PackedWeights& weights) {
   return bytes;
 }
 
+ExpertLayers ExpertLayersOf(const PackedWeights& weights) {
+  ExpertLayers layers;
+  for (const PackedLayer& layer : weights.layers) layers.emplace_back(layer.experts);
+  return layers;
+}
+
 const SlicedFfn& TypicalFfn(const PackedWeights& weights) {
   for (const PackedLayer& layer : weights.layers) {
     if (!layer.experts.empty()) return layer.experts.front();

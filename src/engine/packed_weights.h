@@ -1,14 +1,17 @@
 // The weights of a model as the kernels read them: packed into panels (kernels/packed_matrix.h) and slices
-// (experts/slice.h), all in one run of huge pages. Written once, by PackModel (engine/pack_model.h);
-// immutable from then on, so that every thread may read them.
+// (experts/slice.h), all in one run of huge pages; routed experts there too, or in a file and, some of them,
+// in slots (experts/host_experts.h). Written once, by PackModel (engine/pack_model.h); immutable from then
+// on, so that every thread may read them, but for the slots, which belong to the thread that runs the model.
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string_view>
 #include <vector>
 
 #include "base/memory.h"
+#include "experts/host_experts.h"
 #include "experts/slice.h"
 #include "kernels/packed_matrix.h"
 #include "model/spec.h"
@@ -31,7 +34,7 @@ struct PackedLayer {
   std::vector<float> ffn_norm;     // [hidden]
   SlicedFfn dense;                 // where the layer is not MoE
   PackedMatrix router;             // [num_experts, hidden], F32: experts are chosen in float32
-  std::vector<SlicedFfn> experts;  // [num_experts], one behind the other, all of the same geometry
+  std::vector<SlicedFfn> experts;  // [num_experts], all of the same geometry; without data if in a file
   SlicedFfn shared;                // the expert every token passes, where the model has one
   PackedMatrix shared_router;      // [1, hidden], F32
 };
@@ -59,6 +62,10 @@ struct PackedModel {
   ModelSpec spec;
   PackedWeights weights;  // looks into memory
   HugePageBuffer memory;
+  std::unique_ptr<HostExperts> host_experts;  // looks into weights; engines find experts only here
 };
+
+// The experts of every layer, for HostExperts; valid until the weights go.
+ExpertLayers ExpertLayersOf(const PackedWeights& weights);
 
 }  // namespace fiddler

@@ -27,7 +27,8 @@ SlicedFfnRunner::SlicedFfnRunner(const SlicedFfnLimits& limits, const ParallelOp
   places_.reserve(static_cast<size_t>(limits.slots));
 }
 
-void SlicedFfnRunner::Run(std::span<const FfnPass> passes, int64_t tokens, const float* x, float* out) {
+void SlicedFfnRunner::Run(std::span<const FfnPass> passes, int64_t tokens, const float* x, float* out,
+                          Out mode) {
   places_.clear();
   Place next = {};
   for (const FfnPass& pass : passes) {
@@ -45,7 +46,7 @@ void SlicedFfnRunner::Run(std::span<const FfnPass> passes, int64_t tokens, const
            });
   PackX(passes, x);
   const bool few = next.first_row * limits_.hidden * int64_t{sizeof(float)} <= kShareBytes;
-  few ? RunInShares(passes, tokens, out) : RunInColumns(passes, tokens, out);
+  few ? RunInShares(passes, tokens, out, mode) : RunInColumns(passes, tokens, out, mode);
 }
 
 const std::byte* SlicedFfnRunner::PackedX(size_t pass) const {
@@ -109,7 +110,7 @@ void SlicedFfnRunner::ForEachSlice(std::span<const FfnPass> passes, const Body& 
   });
 }
 
-void SlicedFfnRunner::RunInShares(std::span<const FfnPass> passes, int64_t tokens, float* out) {
+void SlicedFfnRunner::RunInShares(std::span<const FfnPass> passes, int64_t tokens, float* out, Out mode) {
   const int64_t hidden = limits_.hidden;
   ForEachSlice(passes, [&](const FfnPass& pass, size_t index, int64_t slice, int worker) {
     GateUp(pass, index, slice, worker);
@@ -125,7 +126,9 @@ void SlicedFfnRunner::RunInShares(std::span<const FfnPass> passes, int64_t token
   constexpr int64_t kParts = 16;  // at 4096 columns a part is a KiB of every share
   ops_.pool().ParallelFor(kParts, [&](int64_t part, int) {
     const auto [begin, end] = SplitRange(hidden, kParts, part, /*grain=*/kPanelRows);
-    for (int64_t t = 0; t < tokens; ++t) std::fill(out + t * hidden + begin, out + t * hidden + end, 0.0f);
+    for (int64_t t = 0; t < tokens && mode == Out::kSet; ++t) {
+      std::fill(out + t * hidden + begin, out + t * hidden + end, 0.0f);
+    }
     for (size_t p = 0; p < passes.size(); ++p) {
       const FfnPass& pass = passes[p];
       for (int64_t t = 0; t < pass.tokens; ++t) {
@@ -140,7 +143,7 @@ void SlicedFfnRunner::RunInShares(std::span<const FfnPass> passes, int64_t token
   });
 }
 
-void SlicedFfnRunner::RunInColumns(std::span<const FfnPass> passes, int64_t tokens, float* out) {
+void SlicedFfnRunner::RunInColumns(std::span<const FfnPass> passes, int64_t tokens, float* out, Out mode) {
   const int64_t hidden = limits_.hidden;
   ForEachSlice(passes, [&](const FfnPass& pass, size_t index, int64_t slice, int worker) {
     GateUp(pass, index, slice, worker);
@@ -151,7 +154,9 @@ void SlicedFfnRunner::RunInColumns(std::span<const FfnPass> passes, int64_t toke
     const int64_t begin = task * columns_per_task;
     const int64_t columns = std::min(columns_per_task, hidden - begin);
     float* const y = worker_y_ + worker * limits_.tokens * columns_per_task;
-    for (int64_t t = 0; t < tokens; ++t) std::fill_n(out + t * hidden + begin, columns, 0.0f);
+    for (int64_t t = 0; t < tokens && mode == Out::kSet; ++t) {
+      std::fill_n(out + t * hidden + begin, columns, 0.0f);
+    }
     for (size_t p = 0; p < passes.size(); ++p) {
       const FfnPass& pass = passes[p];
       const auto rows_of = [&](const FfnPass& of) {

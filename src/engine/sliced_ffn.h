@@ -45,9 +45,13 @@ class SlicedFfnRunner {
   // Both references must outlive this object. Throws Error if memory is short.
   SlicedFfnRunner(const SlicedFfnLimits& limits, const ParallelOps& ops, Workspace& workspace);
 
+  // Whether a run is the first of a layer, or goes on where the one before ended: the same bits as one run of
+  // all passes.
+  enum class Out : uint8_t { kSet, kAddTo };
+
   // out[t] = sum over the passes of token t of weight * y, for rows [0, tokens) of x and out, [tokens,
-  // hidden].
-  void Run(std::span<const FfnPass> passes, int64_t tokens, const float* x, float* out);
+  // hidden]; or out[t] += that.
+  void Run(std::span<const FfnPass> passes, int64_t tokens, const float* x, float* out, Out mode = Out::kSet);
 
  private:
   // Where a pass has its part of the buffers.
@@ -67,8 +71,8 @@ class SlicedFfnRunner {
   // body(pass, its index, slice, worker) for every slice of every pass, in parallel.
   template <typename Body>
   void ForEachSlice(std::span<const FfnPass> passes, const Body& body);
-  void RunInShares(std::span<const FfnPass> passes, int64_t tokens, float* out);
-  void RunInColumns(std::span<const FfnPass> passes, int64_t tokens, float* out);
+  void RunInShares(std::span<const FfnPass> passes, int64_t tokens, float* out, Out mode);
+  void RunInColumns(std::span<const FfnPass> passes, int64_t tokens, float* out, Out mode);
 
   const SlicedFfnLimits limits_;
   const ParallelOps& ops_;

@@ -14,6 +14,13 @@ inline PackedModel Pack(const Model& model, const PackFormat& format = {}) {
   return PackModel(model, {.format = format, .usable_memory = {}}, pool, progress);
 }
 
+// With experts in `file`, `slots` of them in memory at a time.
+inline PackedModel PackToDisk(const Model& model, const PackFormat& format, const std::filesystem::path& file,
+                              int64_t slots, ThreadPool& pool) {
+  NoProgress progress;
+  return PackModel(model, {.format = format, .experts = {{.file = file, .slots = slots}}}, pool, progress);
+}
+
 inline PackedModel LoadPacked(const std::filesystem::path& directory, const PackFormat& format = {}) {
   return Pack(OpenModel(ReadModelConfig(directory.string())), format);
 }

@@ -17,8 +17,7 @@ class Workspace {
 
   // A buffer, aligned to a page, valid as long as the workspace. Throws Error if memory is short.
   std::byte* Bytes(int64_t count) {
-    constexpr uint64_t kPage = 4096;
-    bytes_ += (static_cast<uint64_t>(count) + kPage - 1) / kPage * kPage;
+    bytes_ += HugePageArena::BytesTaken(static_cast<size_t>(count));
     if (mode_ == Mode::kCount) return nullptr;
     return arena_.Allocate(static_cast<size_t>(count), "workspace").data();
   }

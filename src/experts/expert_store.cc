@@ -5,49 +5,39 @@
 #include "base/check.h"
 
 namespace fiddler {
-namespace {
-
-int64_t SliceBytes(std::span<const SlicedFfn> experts) {
-  int64_t bytes = 0;
-  for (const SlicedFfn& expert : experts) {
-    if (expert.data == nullptr) continue;
-    CHECK(bytes == 0 || bytes == expert.slice_bytes(), "slices of {} and {} bytes", bytes,
-          expert.slice_bytes());
-    bytes = expert.slice_bytes();
-  }
-  return bytes;
-}
-
-}  // namespace
-
 uint64_t ExpertStore::SlotBytes(int64_t num_slots, int64_t slice_bytes) {
   return static_cast<uint64_t>((num_slots + kRingSlots) * slice_bytes);
 }
 
-ExpertStore::ExpertStore(std::span<const SlicedFfn> experts, const ResidencyOptions& options, Device& device,
-                         FiddlerStream compute, DeviceArena& arena)
-    : experts_(experts),
-      slice_bytes_(SliceBytes(experts)),
+ExpertStore::ExpertStore(HostExperts& host, int64_t slice_bytes, const ResidencyOptions& options,
+                         Device& device, FiddlerStream compute, DeviceArena& arena)
+    : host_(host),
+      slice_bytes_(slice_bytes),
       residency_(options),
       device_(device),
       compute_(compute),
       copies_(device.CreateStream()),
       slots_(arena.Take(SlotBytes(options.num_slots, slice_bytes_), "slots of experts")),
       arrived_(device.CreateEvent()) {
-  CHECK(std::ssize(experts) == options.num_layers * options.num_experts, "{} experts", experts.size());
   for (int64_t i = 0; i < kRingChunks; ++i) ring_.push_back({.read = device.CreateEvent()});
   fetched_.reserve(static_cast<size_t>(kChunkSlices));
 }
 
 void ExpertStore::Place(std::span<const ExpertId> ids) {
+  const int64_t num_experts = residency_.options().num_experts;
   for (const ExpertId id : ids) {
-    for (int64_t slice = residency_.Resident(id); slice < expert(id).num_slices(); ++slice) {
+    const ExpertNeed need = {.expert = static_cast<int32_t>(id % num_experts), .tokens = 1};
+    host_.Request(id / num_experts, 0, {&need, 1});
+    const SlicedFfn& expert = host_.Wait(0);
+    for (int64_t slice = residency_.Resident(id); slice < expert.num_slices(); ++slice) {
       const std::optional<Residency::Admission> admission = residency_.Admit(id);
       if (!admission) break;
-      Copy(id, slice, SlotAddress(admission->slot));
+      Copy(expert, slice, SlotAddress(admission->slot));
     }
+    if (!host_.in_memory()) FinishCopies();
+    host_.Release(0);
   }
-  device_.Synchronize(copies_);
+  FinishCopies();
 }
 
 void ExpertStore::BeginLayer(std::span<const ExpertId> ids) {
@@ -70,8 +60,8 @@ void ExpertStore::Resident(ExpertId id, int64_t count, std::vector<Run>& runs) c
   for (int64_t slice = 0; slice < count; ++slice) Append(SlotAddress(residency_.Slot(id, slice)), runs);
 }
 
-void ExpertStore::Copy(ExpertId id, int64_t slice, FiddlerAddress to) {
-  device_.CopyIn(copies_, to, expert(id).data + slice * slice_bytes_, static_cast<uint64_t>(slice_bytes_));
+void ExpertStore::Copy(const SlicedFfn& expert, int64_t slice, FiddlerAddress to) {
+  device_.CopyIn(copies_, to, expert.data + slice * slice_bytes_, static_cast<uint64_t>(slice_bytes_));
   bytes_copied_ += static_cast<uint64_t>(slice_bytes_);
 }
 
@@ -84,7 +74,7 @@ int64_t ExpertStore::NextRing() {
   return ring;
 }
 
-ExpertStore::Chunk ExpertStore::Fetch(ExpertId id, int64_t first, int64_t count) {
+ExpertStore::Chunk ExpertStore::Fetch(ExpertId id, const SlicedFfn& expert, int64_t first, int64_t count) {
   CHECK(count > 0 && count <= kChunkSlices, "{} slices", count);
   fetched_.clear();
   int64_t ring = kStays;
@@ -95,7 +85,7 @@ ExpertStore::Chunk ExpertStore::Fetch(ExpertId id, int64_t first, int64_t count)
     const FiddlerAddress to = admission
                                   ? SlotAddress(admission->slot)
                                   : SlotAddress(residency_.options().num_slots + ring * kChunkSlices + i);
-    Copy(id, first + i, to);
+    Copy(expert, first + i, to);
     Append(to, fetched_);
   }
   device_.Record(copies_, arrived_);
@@ -110,10 +100,10 @@ void ExpertStore::Done(const Chunk& chunk) {
   part.used = true;
 }
 
-void ExpertStore::FetchIdle(ExpertId id, int64_t first, int64_t count) {
+void ExpertStore::FetchIdle(const SlicedFfn& expert, int64_t first, int64_t count) {
   const int64_t ring = NextRing();
   for (int64_t i = 0; i < count; ++i) {
-    Copy(id, first + i, SlotAddress(residency_.options().num_slots + ring * kChunkSlices + i));
+    Copy(expert, first + i, SlotAddress(residency_.options().num_slots + ring * kChunkSlices + i));
   }
 }
 

@@ -1,6 +1,6 @@
-// Where the routed experts are: all of them in host memory, some of their slices also in slots of device
-// memory. Carries out what Residency decides: copies slices into slots, tells the compute stream when to wait
-// for them and the copy stream when a slot may be written to.
+// The slices of routed experts that are in device memory. Carries out what Residency decides: copies slices
+// from the host (host_experts.h) into slots, tells the compute stream when to wait for them and the copy
+// stream when a slot may be written to.
 //
 // Two kinds of slots, in one run of device memory. The pool: slices that stay (Residency). The ring: a few
 // slots that slices pass through when the pool has no room for them.
@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "device/device_arena.h"
+#include "experts/host_experts.h"
 #include "experts/residency.h"
 #include "experts/slice.h"
 
@@ -45,18 +46,15 @@ class ExpertStore {
   };
   static constexpr int64_t kStays = -1;  // in the pool
 
-  // experts: [num_layers * num_experts] by ExpertId, all of the same geometry; those of layers without
-  // experts have no data. They, the device and the arena, which gives SlotBytes(..) of memory, must outlive
-  // the store.
-  ExpertStore(std::span<const SlicedFfn> experts, const ResidencyOptions& options, Device& device,
+  // All experts have slices of so many bytes. The host's experts, the device and the arena, which gives
+  // SlotBytes(..) of memory, must outlive the store.
+  ExpertStore(HostExperts& host, int64_t slice_bytes, const ResidencyOptions& options, Device& device,
               FiddlerStream compute, DeviceArena& arena);
 
   // Device memory for so many slots of the pool, and the ring.
   static uint64_t SlotBytes(int64_t num_slots, int64_t slice_bytes);
 
   Residency& residency() { return residency_; }
-  const SlicedFfn& expert(ExpertId id) const { return experts_[static_cast<size_t>(id)]; }
-
   // Fills the slots: all slices of each expert, in order, as far as there is room. Waits for the copies.
   void Place(std::span<const ExpertId> ids);
 
@@ -68,13 +66,16 @@ class ExpertStore {
 
   // Starts to copy slices [first, first + count), count at most kChunkSlices, to where there is room: the
   // pool, as far as the residency admits them, else the ring. The compute stream waits for the copy.
-  Chunk Fetch(ExpertId id, int64_t first, int64_t count);
+  Chunk Fetch(ExpertId id, const SlicedFfn& expert, int64_t first, int64_t count);
 
   // The compute stream has been given all work that reads the chunk.
   void Done(const Chunk& chunk);
 
   // As Fetch and Done for slices that nobody reads.
-  void FetchIdle(ExpertId id, int64_t first, int64_t count);
+  void FetchIdle(const SlicedFfn& expert, int64_t first, int64_t count);
+
+  // Waits until every copy is done: the host's memory may be given to other experts.
+  void FinishCopies() { device_.Synchronize(copies_); }
 
   uint64_t bytes_copied() const { return bytes_copied_; }
 
@@ -84,9 +85,9 @@ class ExpertStore {
   }
   void Append(FiddlerAddress slice, std::vector<Run>& runs) const;
   int64_t NextRing();  // its next user; the copy stream waits for the last one
-  void Copy(ExpertId id, int64_t slice, FiddlerAddress to);
+  void Copy(const SlicedFfn& expert, int64_t slice, FiddlerAddress to);
 
-  const std::span<const SlicedFfn> experts_;
+  HostExperts& host_;
   const int64_t slice_bytes_;
   Residency residency_;
   Device& device_;

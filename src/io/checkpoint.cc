@@ -149,6 +149,16 @@ void Checkpoint::IndexTensors(const std::function<bool(const TensorView&)>& coun
   }
 }
 
+std::string Checkpoint::Identity() const {
+  std::string identity;
+  for (const SafetensorsFile& safetensors : files_) {
+    const MappedFile& file = safetensors.file();
+    identity += fmt::format("file {}, {} bytes, modified {} ns\n", file.path().filename().string(), file.size(),
+                            file.modified_ns());
+  }
+  return identity;
+}
+
 bool Checkpoint::Has(std::string_view name) const { return by_name_.contains(name); }
 
 const TensorView* Checkpoint::Find(std::string_view name) const {

@@ -175,6 +175,10 @@ DummyWeights::DummyWeights(uint64_t seed, DType dtype) : seed_(seed), dtype_(dty
   CHECK(FillerFor(dtype) != nullptr);
 }
 
+std::string DummyWeights::Identity() const {
+  return fmt::format("made up, generator 1, seed {}, {}\n", seed_, DTypeName(dtype_));
+}
+
 TensorInfo DummyWeights::Require(std::string_view name, const Shape& shape) const {
   return {.name = std::string(name), .dtype = dtype_, .shape = shape};
 }

@@ -27,6 +27,7 @@ MappedFile MappedFile::Open(const std::filesystem::path& path) {
     throw Error("{}: expected a file, got {}", path.string(),
                 S_ISDIR(status.st_mode) ? "a directory" : "a device or pipe");
   }
+  file.modified_ns_ = int64_t{status.st_mtim.tv_sec} * 1'000'000'000 + status.st_mtim.tv_nsec;
   const auto size = static_cast<size_t>(status.st_size);
   if (size == 0) return file;
   void* mapping = mmap(nullptr, size, PROT_READ, MAP_PRIVATE, descriptor, 0);
@@ -40,11 +41,13 @@ MappedFile MappedFile::Open(const std::filesystem::path& path) {
 MappedFile::MappedFile(MappedFile&& other) noexcept
     : path_(std::move(other.path_)),
       descriptor_(std::exchange(other.descriptor_, -1)),
+      modified_ns_(other.modified_ns_),
       bytes_(std::exchange(other.bytes_, {})) {}
 
 MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
   std::swap(path_, other.path_);
   std::swap(descriptor_, other.descriptor_);
+  std::swap(modified_ns_, other.modified_ns_);
   std::swap(bytes_, other.bytes_);
   return *this;
 }

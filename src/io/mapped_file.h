@@ -8,6 +8,7 @@
 #include <sys/types.h>
 
 #include <cstddef>
+#include <cstdint>
 #include <filesystem>
 #include <span>
 #include <utility>
@@ -25,6 +26,7 @@ class MappedFile {
 
   const std::filesystem::path& path() const { return path_; }
   size_t size() const { return bytes_.size(); }
+  int64_t modified_ns() const { return modified_ns_; }  // since 1970, when it was opened
   std::span<const std::byte> bytes() const { return bytes_; }
   bool Contains(std::span<const std::byte> part) const;  // whether these bytes are inside the mapping
 
@@ -42,6 +44,7 @@ class MappedFile {
 
   std::filesystem::path path_;
   int descriptor_ = -1;  // owned
+  int64_t modified_ns_ = 0;
   std::span<const std::byte> bytes_;
 };
 

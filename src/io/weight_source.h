@@ -24,6 +24,10 @@ class WeightSource {
  public:
   virtual ~WeightSource() = default;
 
+  // What tells these weights from others, as lines of text: what was made from them may be kept as long as it
+  // stays the same.
+  virtual std::string Identity() const = 0;
+
   // Whether the source stores a tensor of that name: for tensors that a model may or may not have, such as a
   // bias. DummyWeights says no to every name: it makes what is required and nothing more.
   virtual bool Has(std::string_view name) const = 0;

@@ -1,0 +1,33 @@
+// What a model and its engine take, and how many experts memory has room for, before any of it is taken.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string_view>
+
+#include "engine/forward.h"
+#include "engine/pack_layout.h"
+
+namespace fiddler {
+
+// Bytes of forward passes on the host with these limits, all together: keys and values, workspaces, tables.
+uint64_t EngineBytes(const Model& model, const PackFormat& format, const CpuKernels& kernels,
+                     ThreadPool& pool, std::span<const ForwardLimits> limits);
+
+struct HostPlan {
+  uint64_t dense_bytes = 0;     // of what every token passes, and the embedding
+  uint64_t expert_bytes = 0;    // of all routed experts
+  uint64_t slot_bytes = 0;      // of one
+  int64_t num_experts = 0;      // in all layers
+  int64_t expert_slots = 0;     // in memory at a time
+  uint64_t smallest_bytes = 0;  // of all memory, with just enough slots to run
+
+  bool all_in_memory() const { return expert_slots == num_experts; }
+  bool fits() const { return expert_slots > 0 || num_experts == 0; }
+};
+
+// `budget`: what this process may have, with what it has already. An expert_slots of 0 where a model with
+// experts does not fit at all: a layer needs room for those of one token, and for one that comes meanwhile.
+HostPlan PlanHost(const Model& model, const PackFormat& format, uint64_t engine_bytes, uint64_t budget);
+
+}  // namespace fiddler

@@ -1,0 +1,172 @@
+"""`--ram`: experts on disk. The same tokens as in memory, never more memory than allowed, and a packed file that is
+whole or not there, whatever happens while it is written."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import harness
+from harness import DEMO, GOLDENS, TestCase
+
+PROMPT = ("-p", "Once upon a time", "-n", "24", "--json")
+
+
+def smallest_ram(error: str) -> str:
+    """What the error for too small a --ram says would do."""
+    return re.search(r"at least (\d+MiB)", error)[1]
+
+
+class Disk(TestCase):
+    def setUp(self) -> None:
+        self.file = self.folder() / "demo.packed"
+        self.expected = self.succeed("run", DEMO, *PROMPT).json()["token_ids"]
+        error = self.refuse("run", DEMO, *PROMPT, "--ram", "1MiB", mentions=("--ram: expected at least", "got 1.0 MiB"))
+        self.ram = smallest_ram(error)
+        self.tier = ("--ram", self.ram, "--packed-file", self.file)
+
+    def run_from_disk(self, *more: str) -> harness.Finished:
+        run = self.succeed("run", DEMO, *PROMPT, *self.tier, *more)
+        self.assertEqual(run.json()["token_ids"], self.expected)
+        return run
+
+    def test_the_same_tokens_and_the_file_is_kept(self) -> None:
+        run = self.run_from_disk()
+        self.assertIn("of 32 experts", run.err)
+        self.assertIn(str(self.file), run.err)
+        written = self.file.stat()
+        self.run_from_disk()
+        self.assertEqual(self.file.stat().st_mtime_ns, written.st_mtime_ns)
+        self.assertEqual([path.name for path in self.file.parent.iterdir()], [self.file.name])
+        # Rounded weights are others.
+        quantized = self.succeed("run", DEMO, *PROMPT, "--quant", "int8").json()["token_ids"]
+        from_disk = self.succeed("run", DEMO, *PROMPT, "--quant", "int8", *self.tier).json()["token_ids"]
+        self.assertEqual(from_disk, quantized)
+        self.run_from_disk()
+
+    def test_eval_and_bench(self) -> None:
+        text = self.folder() / "text.txt"
+        text.write_text((DEMO / "heldout.txt").read_text()[:8000])
+        arguments = ("eval", DEMO, "--text", text, "--json")
+        ram = smallest_ram(self.refuse(*arguments, "--ram", "1MiB"))
+        in_memory = self.succeed(*arguments).json()
+        on_disk = self.succeed(*arguments, "--ram", ram, "--packed-file", self.file).json()
+        self.assertEqual(on_disk["perplexity"], in_memory["perplexity"])
+        arguments = ("bench", DEMO, "--prompt", "8", "--gen", "8", "--repeat", "1", "--json")
+        ram = smallest_ram(self.refuse(*arguments, "--ram", "1MiB"))
+        result = self.succeed(*arguments, "--ram", ram, "--packed-file", self.file).json()
+        self.assertGreater(result["disk"]["limit_gbps"], 0)
+        self.assertGreater(result["disk"]["decode"]["gbps"], 0)
+        self.assertLess(result["disk"]["decode"]["hit_rate"], 1)
+        self.assertNotIn("disk", self.succeed(*arguments).json())
+
+    def test_the_default_place_is_the_users_cache(self) -> None:
+        cache = self.folder()
+        command = [harness.FIDDLER, "run", DEMO, *PROMPT, "--ram", self.ram]
+        for environment in ({"XDG_CACHE_HOME": str(cache)}, {"XDG_CACHE_HOME": str(cache)}):
+            run = subprocess.run(command, capture_output=True, env=environment, timeout=harness.TIMEOUT_S)
+            self.assertEqual(run.returncode, 0, run.stderr)
+            self.assertEqual(json.loads(run.stdout)["token_ids"], self.expected)
+            self.assertEqual(len(list((cache / "fiddler").glob("demo-*.packed"))), 1)
+        run = subprocess.run(command, capture_output=True, env={}, timeout=harness.TIMEOUT_S)
+        self.the_error(harness.Finished(run), mentions=("XDG_CACHE_HOME", "--packed-file"))
+
+    def test_never_more_memory_than_allowed(self) -> None:
+        if Path(harness.FIDDLER).parent.name in ("asan", "tsan"):
+            self.skipTest("sanitizers have memory of their own")
+        prompt = self.folder() / "prompt.txt"
+        prompt.write_text((DEMO / "heldout.txt").read_text()[:4000])  # prompts in whole batches
+        arguments = ("run", DEMO, "-f", prompt, "-n", "200", "--ignore-eos", "--json")
+        ram = smallest_ram(self.refuse(*arguments, "--ram", "1MiB"))
+        command = [harness.FIDDLER, *arguments, "--ram", ram, "--packed-file", self.file]
+        # By a process of its own: what a child is said to have had at most begins with what its parent has.
+        measure = ("import os, sys; null = [(os.POSIX_SPAWN_OPEN, 1, '/dev/null', os.O_WRONLY, 0)];"
+                   "child = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ, file_actions=null);"
+                   "_, status, usage = os.wait4(child, 0); print(usage.ru_maxrss); sys.exit(status != 0)")
+        for _ in range(2):  # the file is written, then read
+            run = subprocess.run([sys.executable, "-S", "-c", measure, *command], capture_output=True,
+                                 timeout=harness.TIMEOUT_S)
+            self.assertEqual(run.returncode, 0, run.stderr)
+            peak = int(run.stdout)  # KiB
+            allowed = int(ram.removesuffix("MiB")) * 1024
+            self.assertLess(peak, allowed)
+            self.assertGreater(peak, allowed // 2)  # and it was measured
+
+    def test_whoever_kills_the_writer_leaves_no_half_file(self) -> None:
+        moments = random.Random(1)
+        command = [harness.FIDDLER, "run", DEMO, *PROMPT, *self.tier]
+        start = time.monotonic()
+        self.run_from_disk()
+        whole = time.monotonic() - start
+        killed = 0
+        for _ in range(20):
+            self.file.unlink(missing_ok=True)
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            time.sleep(moments.uniform(0, whole))
+            process.kill()
+            killed += process.wait() == -signal.SIGKILL
+            self.run_from_disk()
+            self.assertEqual([path.name for path in self.file.parent.iterdir()], [self.file.name])
+        self.assertGreater(killed, 5)
+
+    def test_every_half_file_is_written_again(self) -> None:
+        self.run_from_disk()
+        whole = self.file.read_bytes()
+        for size in (80, 4095, 4096, len(whole) // 2, len(whole) - 1):
+            self.file.write_bytes(whole[:size])
+            self.run_from_disk()
+            self.assertEqual(self.file.read_bytes(), whole)
+        self.file.write_bytes(whole[:100] + b"\xff" + whole[101:])  # in the header
+        self.run_from_disk()
+        self.assertEqual(self.file.read_bytes(), whole)
+
+    def test_a_damaged_expert_is_one_error(self) -> None:
+        self.run_from_disk()
+        content = bytearray(self.file.read_bytes())
+        for offset in range(len(content) // 32 // 2, len(content), len(content) // 32):  # every expert
+            content[offset] ^= 1
+        self.file.write_bytes(content)
+        self.refuse("run", DEMO, *PROMPT, *self.tier, mentions=(str(self.file), "expert", "checksum: expected", "got"))
+
+    def test_a_full_disk_is_one_error_and_nothing_is_left(self) -> None:
+        def limit() -> None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+
+        run = harness.fiddler("run", DEMO, *PROMPT, *self.tier, preexec_fn=limit)
+        self.assertEqual(run.code, 1)
+        self.the_error(run, mentions=(str(self.file), "File too large"))
+        self.assertEqual(list(self.file.parent.iterdir()), [])
+
+    def test_files_that_are_something_else(self) -> None:
+        self.file.write_text("my thesis")
+        self.refuse("run", DEMO, *PROMPT, *self.tier, mentions=(str(self.file), "expected a packed expert file or none"))
+        self.assertEqual(self.file.read_text(), "my thesis")
+        for place in ("/nowhere/x", self.file.parent, "/dev/null"):
+            self.refuse("run", DEMO, *PROMPT, "--ram", self.ram, "--packed-file", place, mentions=(str(place),))
+
+    def test_another_model_is_another_file(self) -> None:
+        names = ("mixtral-base", "qwen2-base")
+        for name in names * 2:  # by turns in one file
+            model = GOLDENS / name / "model"
+            arguments = ("run", model, "--prompt-ids", "1,2,3", "-n", "12", "--json")
+            expected = self.succeed(*arguments).json()["token_ids"]
+            ram = smallest_ram(self.refuse(*arguments, "--ram", "1MiB"))
+            run = self.succeed(*arguments, "--ram", ram, "--packed-file", self.file)
+            self.assertEqual(run.json()["token_ids"], expected)
+
+    def test_enough_is_enough(self) -> None:
+        run = self.succeed("run", DEMO, *PROMPT, "--ram", "4GiB", "--packed-file", self.file)
+        self.assertEqual(run.json()["token_ids"], self.expected)
+        self.assertFalse(self.file.exists())
+        self.refuse("run", DEMO, *PROMPT, "--ram", "much", mentions=("--ram", "much"))
+
+
+if __name__ == "__main__":
+    harness.main()
