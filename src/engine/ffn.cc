@@ -73,9 +73,9 @@ void Ffn::RunMoe(int64_t layer, const PackedLayer& weights, int64_t tokens, cons
   RunExperts(layer, tokens, x, out);
 }
 
-// A token's experts are added in the order of their numbers, whatever else is in the batch and in however many
-// runs: with all experts in memory it is one, with some on disk every run takes those that are there, up to
-// the first that is not.
+// A token's experts are added in the order of their numbers, whatever else is in the batch and in however
+// many runs: with all experts in memory it is one, with some on disk every run takes those that are there, up
+// to the first that is not.
 void Ffn::RunExperts(int64_t layer, int64_t tokens, const float* x, float* out) {
   host_experts_.Request(layer, tokens, needs_);
   for (size_t begin = 0; begin < needs_.size();) {

@@ -22,7 +22,8 @@ struct ExpertFileOptions {
 struct PackOptions {
   PackFormat format;
   std::optional<ExpertFileOptions> experts = std::nullopt;  // otherwise in memory
-  std::optional<uint64_t> usable_memory = std::nullopt;  // bytes; otherwise what the machine has left (UsableMemoryBytes)
+  std::optional<uint64_t> usable_memory =
+      std::nullopt;  // bytes; otherwise what the machine has left (UsableMemoryBytes)
 };
 
 // Reads every weight of `model` once, in pieces that stay in the cache of the worker that packs them, so that
