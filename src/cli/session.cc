@@ -1,9 +1,12 @@
 #include "cli/session.h"
 
+#include <algorithm>
 #include <charconv>
 #include <chrono>
+#include <limits>
 
 #include "base/error.h"
+#include "base/memory.h"
 #include "base/units.h"
 #include "cli/terminal.h"
 #include "engine/expert_file.h"
@@ -112,7 +115,9 @@ PackedModel Session::LoadAs(Quantization quantization) {
 
 std::optional<ExpertFileOptions> Session::PlaceExperts(std::span<const ForwardLimits> engines) {
   const PackFormat format = {.quantization = quantization()};
-  const uint64_t budget = ram_ ? *ram_ : ResidentBytes() + UsableMemoryBytes();
+  uint64_t budget = UsableMemoryBytes();  // may be UINT64_MAX: the system does not say
+  budget += std::min(ResidentBytes(), std::numeric_limits<uint64_t>::max() - budget);
+  if (ram_) budget = *ram_;
   const uint64_t engine_bytes = EngineBytes(stored_, format, kernels_, pool_, engines);
   const HostPlan plan = PlanHost(stored_, format, engine_bytes, budget);
   if (!ram_ && (plan.all_in_memory() || !plan.fits())) return std::nullopt;  // PackModel says what would fit

@@ -126,5 +126,24 @@ TEST(ExpertFileTest, TheIdentityFollowsWhatItIsPackedFrom) {
   EXPECT_FALSE(before.Describes(describe()));
 }
 
+// Files outlive the program that wrote them. If this fails, packed bytes have changed: raise the version of
+// the format (packed_header.cc), so that no program computes with experts that were packed for another one.
+TEST(ExpertFileTest, PackedBytesAreWhatTheVersionSays) {
+  const Model model = OpenModel(ReadModelConfig(GoldenModel("mixtral-base").string()));
+  ThreadPool pool(2, DiscoverTopology());
+  NoProgress progress;
+  const std::pair<Quantization, uint64_t> kChecksums[] = {{Quantization::kNone, 2093617508049894850u},
+                                                          {Quantization::kInt8, 14366926369615130405u},
+                                                          {Quantization::kInt4, 16098003831741398876u}};
+  for (const auto& [quantization, checksum] : kChecksums) {
+    const PackFormat format = {.quantization = quantization};
+    const TempFolder folder;
+    const HugePageBuffer slots(2 * DescribeExperts(model, format).stride(), "test");
+    const PackedFile file =
+        FindOrPackExperts(model, format, folder.path() / "experts", slots.bytes(), pool, progress);
+    EXPECT_EQ(file.header().checksums.front(), checksum) << QuantizationName(quantization);
+  }
+}
+
 }  // namespace
 }  // namespace fiddler

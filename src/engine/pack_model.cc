@@ -72,6 +72,7 @@ PackedModel PackModel(const Model& model, const PackOptions& options, ThreadPool
     const uint64_t slot_bytes = DescribeExperts(model, options.format).stride();
     slots = HugePageBuffer(static_cast<uint64_t>(options.experts->slots) * slot_bytes,
                            model.config.name + ": experts");
+    slots.Interleave();
     file = FindOrPackExperts(model, options.format, options.experts->file, slots.bytes(), pool, progress);
   } else {
     RequireRoom(model, options.format, bytes, usable);

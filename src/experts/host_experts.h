@@ -70,8 +70,9 @@ class HostExperts {
   // Whether Wait(i) would return at once.
   bool Ready(size_t i) const { return !cache_ || ReadyFromFile(i); }
 
-  // Expert needs[i], which stays where it is until Release(i). With a file, only if fewer than num_slots()
-  // needs before it have not been released. Throws Error where the disk failed or the file is damaged.
+  // Expert needs[i], whose slices lie one behind the other (slice.h) and stay there until Release(i). With a
+  // file, only if fewer than num_slots() needs before it have not been released. Throws Error where the disk
+  // failed or the file is damaged.
   const SlicedFfn& Wait(size_t i) {
     return cache_ ? WaitForFile(i) : experts_[static_cast<size_t>(needs_[i].expert)];
   }

@@ -153,8 +153,8 @@ std::string Checkpoint::Identity() const {
   std::string identity;
   for (const SafetensorsFile& safetensors : files_) {
     const MappedFile& file = safetensors.file();
-    identity += fmt::format("file {}, {} bytes, modified {} ns\n", file.path().filename().string(), file.size(),
-                            file.modified_ns());
+    identity += fmt::format("file {}, {} bytes, modified {} ns\n", file.path().filename().string(),
+                            file.size(), file.modified_ns());
   }
   return identity;
 }

@@ -114,7 +114,7 @@ class Disk(TestCase):
             killed += process.wait() == -signal.SIGKILL
             self.run_from_disk()
             self.assertEqual([path.name for path in self.file.parent.iterdir()], [self.file.name])
-        self.assertGreater(killed, 5)
+        self.assertGreater(killed, 2)  # some 10 on an idle machine
 
     def test_every_half_file_is_written_again(self) -> None:
         self.run_from_disk()
