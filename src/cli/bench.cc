@@ -8,14 +8,15 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/timing.h"
 #include "calibrate/limits.h"
 #include "cli/commands.h"
 #include "cli/expert_bench.h"
 #include "cli/output.h"
 #include "cli/session.h"
 #include "cli/terminal.h"
-#include "cli/timing.h"
 #include "engine/engine.h"
+#include "engine/expert_timer.h"
 
 namespace fiddler {
 namespace {

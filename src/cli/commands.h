@@ -11,5 +11,7 @@ void RegisterRun(CLI::App& app);
 void RegisterInspect(CLI::App& app);
 void RegisterEval(CLI::App& app);
 void RegisterBench(CLI::App& app);
+void RegisterProfile(CLI::App& app);
+void RegisterCalibrate(CLI::App& app);
 
 }  // namespace fiddler

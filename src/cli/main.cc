@@ -30,6 +30,8 @@ int main(int argc, char** argv) {
   fiddler::RegisterInspect(app);
   fiddler::RegisterEval(app);
   fiddler::RegisterBench(app);
+  fiddler::RegisterProfile(app);
+  fiddler::RegisterCalibrate(app);
 
   constexpr int kBadInput = 1;
   constexpr int kUsage = 2;
