@@ -31,6 +31,7 @@ struct CpuCosts {
   double start_seconds = 0;       // of a layer of experts, beside its slices
   double read_gbps = 0;           // the limits of the machine, measured beside it
   double peak_gops = 0;           // of this geometry's arithmetic
+  double spread = 0;  // of repeats: their middle half over their median, typical of the numbers of tokens
 };
 
 struct LinkSample {

@@ -1,5 +1,6 @@
 // fiddler calibrate: measures what slices of experts cost this machine, for the shape of a model's, and keeps
 // the result where runs look for it.
+#include <algorithm>
 #include <chrono>
 #include <memory>
 #include <vector>
@@ -48,6 +49,8 @@ std::vector<CalibratedSlice> Measure(std::span<const SlicedFfn> experts, const C
   // Of experts of each format: with three formats, and what the runs need beside them, less than 1 GB.
   constexpr uint64_t kExpertBytes = 256 << 20;
   constexpr int kMinRounds = 3;
+  constexpr double kTimings = 300;  // of the CPU: some ten rounds of ten in each format
+  const double timed_seconds = std::min(0.05, seconds / kTimings);
   TerminalProgress progress(TerminalProgress::Unit::kSeconds);
   progress.Start("calibrating", static_cast<uint64_t>(seconds));
   const auto start = std::chrono::steady_clock::now();
@@ -100,6 +103,13 @@ void Calibrate(const CalibrateOptions& options) {
   }
   if (const std::string damage = StoreCalibrations(calibrations, path); !damage.empty()) {
     Note("note: the file was damaged and is started over: {}", damage);
+  }
+  constexpr double kQuiet = 0.1;  // repeats on a machine that does nothing else differ by a few percent
+  const double spread =
+      std::ranges::max(slices, {}, [](const CalibratedSlice& slice) { return slice.cpu.spread; }).cpu.spread;
+  if (spread > kQuiet) {
+    Note("note: repeats differ by {:.0f}%: calibrate again when nothing else runs on the machine",
+         100 * spread);
   }
   const std::string machine = fmt::format("{}, {} thread{}, {}, {} GiB RAM", hardware.cpu, hardware.threads,
                                           hardware.threads == 1 ? "" : "s", hardware.isa, hardware.ram_gib);

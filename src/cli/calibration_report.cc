@@ -76,6 +76,7 @@ OrderedJson DescribeSlice(const CalibratedSlice& slice) {
                       {"slice_bytes", slice.expert.slice_bytes()},
                       {"read_gbps", slice.cpu.read_gbps},
                       {"peak_gops", slice.cpu.peak_gops},
+                      {"spread", slice.cpu.spread},
                       {"cpu_start_us", 1e6 * slice.cpu.start_seconds},
                       {"cpu", cpu},
                       {"cost", OrderedJson(ToJson(slice.cost))}};

@@ -22,10 +22,10 @@ inline constexpr int64_t kCalibratedTokens[] = {1, 2, 4, 8, 16, 32, 64, 128, 256
 class CpuMeter {
  public:
   // Of slices of `expert` (its data is not looked at), all threads of the pool at them, with these numbers of
-  // tokens, which ascend. Fills `bytes` of memory with experts, at least one: far more than the caches hold.
+  // tokens, which ascend. A timing takes `timed_seconds` where as many runs fit, at least one. Fills `bytes` of memory with experts, at least one: far more than the caches hold.
   // The references must outlive this object. Throws Error if memory is short.
   CpuMeter(const SlicedFfn& expert, const CpuKernels& kernels, ThreadPool& pool, Arithmetic arithmetic,
-           std::span<const int64_t> tokens, uint64_t bytes);
+           std::span<const int64_t> tokens, uint64_t bytes, double timed_seconds);
 
   // Measures everything once: the limits, the start of a layer, every number of tokens. At most a second or
   // two.
@@ -39,8 +39,9 @@ class CpuMeter {
  private:
   const CpuKernels& kernels_;
   ThreadPool& pool_;
-  const std::vector<int64_t> tokens_;
-  const int64_t passes_;  // of a run
+  std::vector<int64_t> tokens_;
+  std::vector<int64_t> runs_;  // [tokens], of a timing
+  const int64_t passes_;       // of a run
   MadeUpExperts made_up_;
   ExpertTimer timer_;
   LimitProbe probe_;
