@@ -9,14 +9,9 @@
 #include <cstdlib>
 #include <new>
 
-#if defined(__has_feature)
-#define FIDDLER_HAS_FEATURE(feature) __has_feature(feature)
-#else
-#define FIDDLER_HAS_FEATURE(feature) 0
-#endif
+#include "base/sanitized.h"
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || \
-    FIDDLER_HAS_FEATURE(address_sanitizer) || FIDDLER_HAS_FEATURE(thread_sanitizer)
+#if FIDDLER_SANITIZED
 #define FIDDLER_COUNTS_ALLOCATIONS 0
 #else
 #define FIDDLER_COUNTS_ALLOCATIONS 1

@@ -100,6 +100,7 @@ CostModel FitCostModel(const CpuCosts& cpu, const DeviceCosts* device, double sl
   cost.dram_slice_seconds = std::min(slice_bytes / (dram_gbps * kGiga), cost.cpu.Seconds(1));
   cost.has_gpu = device != nullptr;
   if (!device) return cost;
+  cost.cpu_start += device->handoff_p50_seconds;  // x comes from the device, y goes back
   cost.gpu = FitCosts(device->slice, kFitTolerance);
   cost.gpu_start = device->start_seconds;
   cost.link_slice_seconds = device->link_slice_seconds;

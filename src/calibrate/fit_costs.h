@@ -23,7 +23,8 @@ std::vector<CostSample> WithoutFalls(std::span<const CostSample> samples);
 // sample, that tokens ascend and that all numbers are positive.
 CostTable FitCosts(std::span<const CostSample> samples, double tolerance);
 
-// `device` may be null. Memory that CPU and link share takes at most as long for a slice as the CPU alone.
+// `device` may be null; with one, the CPU's part of a layer starts after a hand-over. Memory that CPU and
+// link share takes at most as long for a slice as the CPU alone.
 CostModel FitCostModel(const CpuCosts& cpu, const DeviceCosts* device, double slice_bytes);
 
 }  // namespace fiddler

@@ -141,6 +141,7 @@ TEST(FitCostModelTest, CpuAloneAndWithADevice) {
   EXPECT_TRUE(both.has_gpu);
   EXPECT_EQ(both.gpu.Seconds(512), 1e-4);
   EXPECT_EQ(both.gpu_start, 9e-6);
+  EXPECT_DOUBLE_EQ(both.cpu_start, 5e-6);
   EXPECT_EQ(both.link_slice_seconds, 2e-4);
   EXPECT_DOUBLE_EQ(both.dram_slice_seconds, 5e-5);
   device.joint_gbps = 10;  // they were in each other's way: that is no limit of the memory

@@ -16,7 +16,9 @@
 #include "cli/output.h"
 #include "cli/session.h"
 #include "cli/terminal.h"
+#include "device/emulated.h"
 #include "engine/cpu_meter.h"
+#include "engine/device_meter.h"
 
 namespace fiddler {
 namespace {
@@ -25,6 +27,8 @@ struct CalibrateOptions {
   std::string model = "mixtral-8x7b";
   std::vector<std::string> ignored_fields;
   int threads = 0;
+  std::string device = "auto";
+  std::string gpu_memory;
   double seconds = 30;
   std::string output;
   std::string svg;
@@ -44,8 +48,27 @@ std::vector<SlicedFfn> ExpertFormats(const CalibrateOptions& options) {
   return formats;
 }
 
+// Null: the CPU alone.
+std::unique_ptr<Device> OpenDevice(const CalibrateOptions& options, const CpuKernels& kernels) {
+  if (options.device != "emulated") {
+    if (options.gpu_memory.empty()) return nullptr;
+    throw Error("--gpu-memory: expected a device to use it on (--device emulated), got --device {}",
+                options.device);
+  }
+  if (options.gpu_memory.empty()) {
+    throw Error("--device emulated: expected --gpu-memory, the memory it has, got none");
+  }
+  // Without a pool it computes on a thread of its own: while the CPU does, as a GPU would.
+  return OpenEmulatedDevice({.memory_bytes = ParseBytes(options.gpu_memory, "--gpu-memory"),
+                             .adversary_seed = {},
+                             .pool = nullptr,
+                             .drop_wait = {}},
+                            kernels);
+}
+
+// `device` may be null.
 std::vector<CalibratedSlice> Measure(std::span<const SlicedFfn> experts, const CpuKernels& kernels,
-                                     ThreadPool& pool, double seconds) {
+                                     ThreadPool& pool, Device* device, double seconds) {
   // Of experts of each format: with three formats, and what the runs need beside them, less than 1 GB.
   constexpr uint64_t kExpertBytes = 256 << 20;
   constexpr int kMinRounds = 3;
@@ -57,11 +80,17 @@ std::vector<CalibratedSlice> Measure(std::span<const SlicedFfn> experts, const C
   std::vector<std::unique_ptr<CpuMeter>> meters;
   for (const SlicedFfn& expert : experts) {
     meters.push_back(std::make_unique<CpuMeter>(expert, kernels, pool, Arithmetic::kFast, kCalibratedTokens,
-                                                kExpertBytes));
+                                                kExpertBytes, timed_seconds));
+  }
+  std::vector<std::unique_ptr<DeviceMeter>> device_meters;
+  for (const std::unique_ptr<CpuMeter>& meter : meters) {
+    if (!device) break;
+    device_meters.push_back(std::make_unique<DeviceMeter>(*device, *meter, kCalibratedTokens, timed_seconds));
   }
   uint64_t reported = 0;
   for (int round = 0; round < kMinRounds || reported < static_cast<uint64_t>(seconds); ++round) {
     for (const std::unique_ptr<CpuMeter>& meter : meters) meter->Round();
+    for (const std::unique_ptr<DeviceMeter>& meter : device_meters) meter->Round();
     const double passed = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     progress.Advance(static_cast<uint64_t>(passed) - reported);
     reported = static_cast<uint64_t>(passed);
@@ -73,7 +102,9 @@ std::vector<CalibratedSlice> Measure(std::span<const SlicedFfn> experts, const C
     slice.expert = experts[i];
     slice.rounding = FastRounding(experts[i].format);
     slice.cpu = meters[i]->Medians();
-    slice.cost = FitCostModel(slice.cpu, nullptr, static_cast<double>(experts[i].slice_bytes()));
+    if (device) slice.device = device_meters[i]->Medians();
+    slice.cost = FitCostModel(slice.cpu, slice.device ? &*slice.device : nullptr,
+                              static_cast<double>(experts[i].slice_bytes()));
     slices.push_back(std::move(slice));
   }
   return slices;
@@ -81,15 +112,21 @@ std::vector<CalibratedSlice> Measure(std::span<const SlicedFfn> experts, const C
 
 void Calibrate(const CalibrateOptions& options) {
   const std::vector<SlicedFfn> experts = ExpertFormats(options);
-  // Where it will go is settled before anything is measured.
   const std::filesystem::path path =
       options.output.empty() ? DefaultCalibrationPath() : std::filesystem::path(options.output);
   const CpuKernels& kernels = BestKernels();
   const Topology topology = DiscoverTopology();
   ThreadPool pool(options.threads > 0 ? options.threads : topology.DefaultThreads(), topology);
-  const HardwareKey hardware = DescribeHardware(topology, pool.num_threads(), kernels.isa);
+  HardwareKey hardware = DescribeHardware(topology, pool.num_threads(), kernels.isa);
+  const std::unique_ptr<Device> device = OpenDevice(options, kernels);
+  if (device)
+    hardware.device = device->name();  // of the emulated one, no memory is installed: it is what one asks for
+  // Whether the file can be written, and read, is known before anything is measured.
+  if (const std::string damage = StoreCalibrations({}, path); !damage.empty()) {
+    Note("note: the file was damaged and is started over: {}", damage);
+  }
 
-  std::vector<CalibratedSlice> slices = Measure(experts, kernels, pool, options.seconds);
+  std::vector<CalibratedSlice> slices = Measure(experts, kernels, pool, device.get(), options.seconds);
   std::vector<Calibration> calibrations;
   for (const CalibratedSlice& slice : slices) {
     calibrations.push_back({.hardware = hardware,
@@ -101,9 +138,7 @@ void Calibrate(const CalibrateOptions& options) {
                             .peak_gops = slice.cpu.peak_gops,
                             .cost = slice.cost});
   }
-  if (const std::string damage = StoreCalibrations(calibrations, path); !damage.empty()) {
-    Note("note: the file was damaged and is started over: {}", damage);
-  }
+  StoreCalibrations(calibrations, path);
   constexpr double kQuiet = 0.1;  // repeats on a machine that does nothing else differ by a few percent
   const double spread =
       std::ranges::max(slices, {}, [](const CalibratedSlice& slice) { return slice.cpu.spread; }).cpu.spread;
@@ -111,15 +146,16 @@ void Calibrate(const CalibrateOptions& options) {
     Note("note: repeats differ by {:.0f}%: calibrate again when nothing else runs on the machine",
          100 * spread);
   }
-  const std::string machine = fmt::format("{}, {} thread{}, {}, {} GiB RAM", hardware.cpu, hardware.threads,
-                                          hardware.threads == 1 ? "" : "s", hardware.isa, hardware.ram_gib);
+  const std::string machine = fmt::format("{}, {} thread{}, {}, {} GiB RAM{}", hardware.cpu, hardware.threads,
+                                          hardware.threads == 1 ? "" : "s", hardware.isa, hardware.ram_gib,
+                                          device ? fmt::format("; {}", hardware.device) : "");
   if (!options.svg.empty()) WriteFileAtomically(options.svg, DrawCalibration(slices, machine));
 
   if (options.json) {
-    OrderedJson json = {{"model", options.model},        {"cpu", hardware.cpu},
-                        {"threads", hardware.threads},   {"isa", hardware.isa},
-                        {"ram_gib", hardware.ram_gib},   {"file", path.string()},
-                        {"slices", OrderedJson::array()}};
+    OrderedJson json = {{"model", options.model},      {"cpu", hardware.cpu},
+                        {"threads", hardware.threads}, {"isa", hardware.isa},
+                        {"ram_gib", hardware.ram_gib}, {"device", hardware.device},
+                        {"file", path.string()},       {"slices", OrderedJson::array()}};
     for (const CalibratedSlice& slice : slices) json["slices"].push_back(DescribeSlice(slice));
     return WriteJson(json);
   }
@@ -143,6 +179,12 @@ void RegisterCalibrate(CLI::App& app) {
       ->allow_extra_args(false);
   verb.add_option("-t,--threads", options->threads, "threads to compute with (default: one for each core)")
       ->check(CLI::Range(1, 1024));
+  verb.add_option("--device", options->device,
+                  "what computes beside the CPU; emulated: a GPU played by the CPU")
+      ->check(CLI::IsMember({"auto", "cpu", "emulated"}))
+      ->capture_default_str();
+  verb.add_option("--gpu-memory", options->gpu_memory, "memory of the device that may be used")
+      ->type_name("SIZE");
   verb.add_option("--seconds", options->seconds, "how long to measure, about")
       ->check(CLI::Range(1.0, 3600.0))
       ->capture_default_str();

@@ -11,6 +11,7 @@
 
 #include "base/error.h"
 #include "cli/commands.h"
+#include "cli/device_session.h"
 #include "cli/output.h"
 #include "cli/session.h"
 #include "cli/terminal.h"
@@ -22,6 +23,7 @@ namespace {
 
 struct EvalOptions {
   ModelOptions model;
+  DeviceOptions device;
   TextOptions text;
   int64_t context = 512;
   bool compare = false;
@@ -80,11 +82,12 @@ class Evaluator {
  public:
   // `reference`, in exact arithmetic, may be null. All must outlive this object.
   Evaluator(const PackedModel& model, Arithmetic arithmetic, const PackedModel* reference,
-            const CpuKernels& kernels, ThreadPool& pool, int64_t context)
+            const CpuKernels& kernels, ThreadPool& pool, int64_t context, const DeviceSetup* device)
       : vocab_size_(static_cast<size_t>(model.spec.vocab_size)),
         pool_(pool),
-        runner_(model, arithmetic, kernels, pool, context) {
-    if (reference != nullptr) reference_.emplace(*reference, Arithmetic::kExact, kernels, pool, context);
+        runner_(model, arithmetic, kernels, pool, context, device) {
+    if (reference != nullptr)
+      reference_.emplace(*reference, Arithmetic::kExact, kernels, pool, context, nullptr);
   }
 
   // Appends the scores of every token of the window but the first.
@@ -154,8 +157,9 @@ void Eval(const EvalOptions& options) {
   if (options.compare && quantized) stored = session.LoadAs(Quantization::kNone);
   const PackedModel* reference = !options.compare ? nullptr : quantized ? &stored : &session.model();
 
+  const DeviceSession device(options.device, session);
   Evaluator evaluator(session.model(), session.arithmetic(), reference, session.kernels(), session.pool(),
-                      context);
+                      context, device.setup());
   Scores scores;
   TerminalProgress progress(TerminalProgress::Unit::kTokens);
   progress.Start("evaluating", tokens.size());
@@ -208,6 +212,7 @@ void RegisterEval(CLI::App& app) {
   auto options = std::make_shared<EvalOptions>();
   CLI::App& verb = *app.add_subcommand("eval", "perplexity of a model on a text");
   options->model.Register(verb);
+  options->device.Register(verb);
   options->text.Register(verb);
   verb.add_option("--context", options->context, "tokens in a window")
       ->check(CLI::Range(int64_t{2}, int64_t{1} << 31))

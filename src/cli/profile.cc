@@ -72,7 +72,7 @@ RoutingTrace Record(const ProfileOptions& options, Session& session, std::span<c
       std::min({options.context, session.spec().max_positions, static_cast<int64_t>(tokens.size())}));
   TraceRecorder recorder(session.spec());
   WindowRunner runner(session.model(), session.arithmetic(), session.kernels(), session.pool(),
-                      static_cast<int64_t>(context));
+                      static_cast<int64_t>(context), /*device=*/nullptr);
   runner.Observe([&](const Routing& routing) { recorder.Add(routing); });
   TerminalProgress progress(TerminalProgress::Unit::kTokens);
   progress.Start("profiling", tokens.size());

@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "cli/commands.h"
+#include "cli/device_session.h"
 #include "cli/output.h"
 #include "cli/session.h"
 #include "cli/terminal.h"
@@ -20,6 +21,7 @@ namespace {
 
 struct RunOptions {
   ModelOptions model;
+  DeviceOptions device;
   std::string prompt;
   std::string prompt_file;
   std::optional<std::string> prompt_ids;
@@ -86,6 +88,7 @@ struct Generation {
   const char* finish_reason = "interrupted";
   double first_token_seconds = 0;
   double total_seconds = 0;
+  std::optional<ExpertTraffic> traffic;
 
   double TokensPerSecond() const {  // of decoding: what comes after the first token
     const auto decoded = static_cast<double>(tokens.size()) - 1;
@@ -94,8 +97,9 @@ struct Generation {
 };
 
 Generation Generate(const RunOptions& options, Session& session, const Prompt& prompt, int64_t context) {
+  const DeviceSession device(options.device, session);
   Engine engine(session.model(), session.kernels(), session.pool(),
-                {.max_positions = context, .arithmetic = session.arithmetic()});
+                {.max_positions = context, .arithmetic = session.arithmetic(), .device = device.setup()});
   Request request = {.prompt = prompt.ids,
                      .max_tokens = options.max_tokens,
                      .sampling = options.sampling,
@@ -126,6 +130,7 @@ Generation Generate(const RunOptions& options, Session& session, const Prompt& p
     emit(stream->Flush());
     if (stream->stopped()) result.finish_reason = "stop";
   }
+  if (engine.traffic() != nullptr) result.traffic = *engine.traffic();
   return result;
 }
 
@@ -137,22 +142,24 @@ void Run(const RunOptions& options) {
   if (!options.json && isatty(STDOUT_FILENO) == 1) WriteOutput(prompt.text);
   const Generation result = Generate(options, session, prompt, context);
   if (options.json) {
-    WriteJson({{"model", session.config().name},
-               {"text", result.text},
-               {"token_ids", result.tokens},
-               {"tokens", result.tokens.size()},
-               {"prompt_tokens", prompt.ids.size()},
-               {"finish_reason", result.finish_reason},
-               {"load_s", session.load_seconds()},
-               {"ttft_s", result.first_token_seconds},
-               {"tokens_per_s", result.TokensPerSecond()}});
-    return;
+    OrderedJson json = {{"model", session.config().name},
+                        {"text", result.text},
+                        {"token_ids", result.tokens},
+                        {"tokens", result.tokens.size()},
+                        {"prompt_tokens", prompt.ids.size()},
+                        {"finish_reason", result.finish_reason},
+                        {"load_s", session.load_seconds()},
+                        {"ttft_s", result.first_token_seconds},
+                        {"tokens_per_s", result.TokensPerSecond()}};
+    if (result.traffic) json["expert_slices"] = DescribeTraffic(*result.traffic);
+    return WriteJson(json);
   }
   if (!prompt.tokenizer) WriteOutput(fmt::format("{}", fmt::join(result.tokens, ",")));
   WriteOutput("\n");
   Note("{} prompt tokens, first token after {:.3f} s; {} tokens, {:.1f} tokens/s{}", prompt.ids.size(),
        result.first_token_seconds, result.tokens.size(), result.TokensPerSecond(),
        interrupted ? "; interrupted" : "");
+  if (result.traffic) NoteTraffic(*result.traffic);
 }
 
 }  // namespace
@@ -161,6 +168,7 @@ void RegisterRun(CLI::App& app) {
   auto options = std::make_shared<RunOptions>();
   CLI::App& verb = *app.add_subcommand("run", "continue a prompt; the text streams to stdout");
   options->model.Register(verb);
+  options->device.Register(verb);
   CLI::Option_group& input = *verb.add_option_group("prompt");
   input.require_option(1);
   input.add_option("-p,--prompt", options->prompt, "the text to continue");

@@ -2,8 +2,8 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <numeric>
-#include <optional>
 #include <span>
 #include <vector>
 
@@ -16,41 +16,38 @@ class WindowRunner {
  public:
   static constexpr int64_t kChunkTokens = 128;  // tokens and rows of logits computed at once, at most
 
-  // `context`: tokens of a window, at most. All references must outlive this object.
+  // `context`: tokens of a window, at most. `device` may be null. All references must outlive this object.
   WindowRunner(const PackedModel& model, Arithmetic arithmetic, const CpuKernels& kernels, ThreadPool& pool,
-               int64_t context)
-      : cache_({.num_layers = model.spec.num_layers(),
-                .num_kv_heads = model.spec.attention.num_kv_heads,
-                .head_dim = model.spec.attention.head_dim,
-                .dtype = KvTypeFor(model, arithmetic)},
-               static_cast<int32_t>(KvCache::BlocksFor(context))),
-        forward_(model, kernels, pool, cache_,
-                 {.batch_tokens = kChunkTokens,
-                  .positions = context,
-                  .logit_rows = kChunkTokens,
-                  .arithmetic = arithmetic}) {
-    while (const std::optional<BlockId> block = cache_.pool().TryTake()) blocks_.push_back(*block);
+               int64_t context, const DeviceSetup* device)
+      : blocks_(static_cast<size_t>(KvCache::BlocksFor(context))),
+        forward_(MakeForward(model, kernels, pool,
+                             {.batch_tokens = kChunkTokens,
+                              .positions = context,
+                              .kv_blocks = static_cast<int32_t>(blocks_.size()),
+                              .logit_rows = kChunkTokens,
+                              .arithmetic = arithmetic},
+                             device)) {
+    std::iota(blocks_.begin(), blocks_.end(), 0);
   }
 
   // Computes these tokens of the window, which begin at `position`; what is before has been run.
   void Run(std::span<const int32_t> tokens, int64_t position) {
     const BatchEntry entry = {.tokens = tokens, .first_position = position, .block_table = blocks_};
-    forward_.Run({&entry, 1});
+    forward_->Run({&entry, 1});
   }
 
   // Logits [rows, vocab_size] of the first `rows` tokens of the last Run; valid until the next call.
   std::span<const float> Logits(int64_t rows) {
     std::vector<int32_t> indices(static_cast<size_t>(rows));
     std::iota(indices.begin(), indices.end(), 0);
-    return forward_.Logits(indices);
+    return forward_->Logits(indices);
   }
 
-  void Observe(RoutingObserver observer) { forward_.Observe(std::move(observer)); }
+  void Observe(RoutingObserver observer) { forward_->Observe(std::move(observer)); }
 
  private:
-  KvCache cache_;
-  Forward forward_;
   std::vector<BlockId> blocks_;
+  std::unique_ptr<Forward> forward_;
 };
 
 }  // namespace fiddler

@@ -16,7 +16,8 @@ constexpr double kLongSeconds = 1;      // a run that takes longer is the last: 
 }  // namespace
 
 CpuMeter::CpuMeter(const SlicedFfn& expert, const CpuKernels& kernels, ThreadPool& pool,
-                   Arithmetic arithmetic, std::span<const int64_t> tokens, uint64_t bytes, double timed_seconds)
+                   Arithmetic arithmetic, std::span<const int64_t> tokens, uint64_t bytes,
+                   double timed_seconds)
     : kernels_(kernels),
       pool_(pool),
       tokens_(tokens.begin(), tokens.end()),
@@ -46,6 +47,14 @@ void CpuMeter::Round() {
   }
   read_gbps_.push_back(probe_.ReadGigabytesPerSecond());
   peak_gops_.push_back(probe_.ArithmeticGigaops(expert.format, timer_.rounding()));
+}
+
+CpuMeter::Reading CpuMeter::ReadExperts(double seconds) {
+  const double one = timer_.Time(1, 1, passes_);
+  const int64_t runs = std::max<int64_t>(1, static_cast<int64_t>(seconds / one));
+  const double rest = timer_.Time(runs, 1, passes_) * static_cast<double>(runs);
+  return {.bytes = static_cast<double>((runs + 1) * passes_) * static_cast<double>(timer_.expert().bytes()),
+          .seconds = one + rest};
 }
 
 CpuCosts CpuMeter::Medians() const {

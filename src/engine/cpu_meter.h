@@ -22,8 +22,9 @@ inline constexpr int64_t kCalibratedTokens[] = {1, 2, 4, 8, 16, 32, 64, 128, 256
 class CpuMeter {
  public:
   // Of slices of `expert` (its data is not looked at), all threads of the pool at them, with these numbers of
-  // tokens, which ascend. A timing takes `timed_seconds` where as many runs fit, at least one. Fills `bytes` of memory with experts, at least one: far more than the caches hold.
-  // The references must outlive this object. Throws Error if memory is short.
+  // tokens, which ascend. A timing takes `timed_seconds` where as many runs fit, at least one. Fills `bytes`
+  // of memory with experts, at least one: far more than the caches hold. The references must outlive this
+  // object. Throws Error if memory is short.
   CpuMeter(const SlicedFfn& expert, const CpuKernels& kernels, ThreadPool& pool, Arithmetic arithmetic,
            std::span<const int64_t> tokens, uint64_t bytes, double timed_seconds);
 
@@ -33,8 +34,17 @@ class CpuMeter {
 
   CpuCosts Medians() const;  // over the rounds, of which there was one
 
-  // The experts, to be used between rounds.
+  // Runs experts with one token, for about so long, at least one.
+  struct Reading {
+    double bytes;
+    double seconds;
+  };
+  Reading ReadExperts(double seconds);
+
+  // The experts, one behind the other.
   std::span<const SlicedFfn> experts() const { return made_up_.experts(); }
+  std::span<const std::byte> bytes() const { return made_up_.bytes(); }
+  Rounding rounding() const { return timer_.rounding(); }
 
  private:
   const CpuKernels& kernels_;

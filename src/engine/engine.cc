@@ -9,13 +9,6 @@
 namespace fiddler {
 namespace {
 
-KvGeometry GeometryOf(const ModelSpec& spec, DType kv_dtype) {
-  return {.num_layers = spec.num_layers(),
-          .num_kv_heads = spec.attention.num_kv_heads,
-          .head_dim = spec.attention.head_dim,
-          .dtype = kv_dtype};
-}
-
 EngineOptions Checked(EngineOptions options) {
   CHECK(options.max_positions >= 1 && options.max_sequences >= 1, "{} positions, {} sequences",
         options.max_positions, options.max_sequences);
@@ -31,6 +24,15 @@ int32_t CountBlocks(const EngineOptions& options) {
                 kMaxBlocks, KvCache::kBlockTokens, options.max_sequences, options.max_positions);
   }
   return static_cast<int32_t>(blocks * options.max_sequences);
+}
+
+ForwardLimits LimitsOf(const EngineOptions& options) {
+  return {.batch_tokens = options.max_batch_tokens,
+          .positions = options.max_positions,
+          .sequences = options.max_sequences,
+          .kv_blocks = CountBlocks(options),
+          .logit_rows = options.max_sequences,
+          .arithmetic = options.arithmetic};
 }
 
 void ValidateRequest(const Request& request, const ModelSpec& spec, int64_t max_positions) {
@@ -55,13 +57,9 @@ Engine::Engine(const PackedModel& model, const CpuKernels& kernels, ThreadPool& 
                const EngineOptions& options)
     : model_(model),
       options_(Checked(options)),
-      cache_(GeometryOf(model.spec, KvTypeFor(model, options_.arithmetic)), CountBlocks(options_)),
-      forward_(model, kernels, pool, cache_,
-               {.batch_tokens = options_.max_batch_tokens,
-                .positions = options_.max_positions,
-                .logit_rows = options_.max_sequences,
-                .arithmetic = options_.arithmetic}),
-      scheduler_(cache_.pool(),
+      blocks_(CountBlocks(options_)),
+      forward_(MakeForward(model, kernels, pool, LimitsOf(options_), options.device)),
+      scheduler_(blocks_,
                  {.batch_tokens = options_.max_batch_tokens, .max_sequences = options_.max_sequences}) {
   const auto max_sequences = static_cast<size_t>(options_.max_sequences);
   batch_.reserve(max_sequences);
@@ -99,7 +97,7 @@ void Engine::Run(std::span<const ScheduledWork> work) {
                       .first_position = sequence->num_cached,
                       .block_table = sequence->block_table});
   }
-  forward_.Run(batch_);
+  forward_->Run(batch_);
 }
 
 void Engine::SampleAndCommit(std::span<const ScheduledWork> work) {
@@ -114,7 +112,7 @@ void Engine::SampleAndCommit(std::span<const ScheduledWork> work) {
     if (is_complete(item)) logit_rows_.push_back(static_cast<int32_t>(row));
   }
   std::span<float> logits;
-  if (!logit_rows_.empty()) logits = forward_.Logits(logit_rows_);
+  if (!logit_rows_.empty()) logits = forward_->Logits(logit_rows_);
 
   const auto vocab_size = static_cast<size_t>(model_.spec.vocab_size);
   for (const ScheduledWork& item : work) {

@@ -13,7 +13,7 @@
 #include "engine/packed_weights.h"
 #include "engine/scheduler.h"
 #include "engine/sequence.h"
-#include "kv/kv_cache.h"
+#include "kv/block_pool.h"
 
 namespace fiddler {
 
@@ -24,6 +24,7 @@ struct EngineOptions {
   // every running sequence gets its token.
   int64_t max_batch_tokens = 512;
   Arithmetic arithmetic = Arithmetic::kFast;
+  const DeviceSetup* device = nullptr;  // to compute on beside the CPU; its Device must outlive the engine
 };
 
 // One new token of one sequence.
@@ -51,7 +52,10 @@ class Engine {
 
   bool idle() const { return scheduler_.idle(); }
 
-  void ObserveRouting(RoutingObserver observer) { forward_.Observe(std::move(observer)); }
+  // Who computed the experts so far; null where the CPU does all.
+  const ExpertTraffic* traffic() const { return forward_->traffic(); }
+
+  void ObserveRouting(RoutingObserver observer) { forward_->Observe(std::move(observer)); }
 
  private:
   void Run(std::span<const ScheduledWork> work);
@@ -59,8 +63,8 @@ class Engine {
 
   const PackedModel& model_;
   const EngineOptions options_;
-  KvCache cache_;
-  Forward forward_;
+  BlockPool blocks_;
+  std::unique_ptr<Forward> forward_;
   Scheduler scheduler_;
   SequenceId next_id_ = 0;
 

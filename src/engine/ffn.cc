@@ -11,8 +11,9 @@ int64_t MaxSlots(const MoeSpec& moe, int64_t max_batch_tokens) {
   return max_batch_tokens * std::max<int64_t>(1, moe.top_k + shared);
 }
 
-// Room for the largest run of any layer: each token through top_k experts and a shared one, or a dense FFN.
-SlicedFfnLimits LimitsOf(const PackedModel& model, int64_t max_batch_tokens) {
+}  // namespace
+
+SlicedFfnLimits FfnLimitsOf(const PackedModel& model, int64_t max_batch_tokens) {
   const ModelSpec& spec = model.spec;
   SlicedFfnLimits limits = {
       .hidden = spec.hidden, .tokens = max_batch_tokens, .slots = MaxSlots(spec.moe, max_batch_tokens)};
@@ -28,13 +29,11 @@ SlicedFfnLimits LimitsOf(const PackedModel& model, int64_t max_batch_tokens) {
   return limits;
 }
 
-}  // namespace
-
 Ffn::Ffn(const PackedModel& model, const ParallelOps& ops, int64_t max_batch_tokens, Workspace& workspace)
     : spec_(model.spec),
       ops_(ops),
       groups_(max_batch_tokens * spec_.moe.top_k, spec_.moe.num_experts),
-      runner_(LimitsOf(model, max_batch_tokens), ops, workspace),
+      runner_(FfnLimitsOf(model, max_batch_tokens), ops, workspace),
       experts_(static_cast<size_t>(max_batch_tokens * spec_.moe.top_k)),
       weights_(static_cast<size_t>(max_batch_tokens * spec_.moe.top_k)),
       slot_weights_(weights_.size()),

@@ -25,6 +25,9 @@ struct Routing {
 };
 using RoutingObserver = std::function<void(const Routing&)>;
 
+// Room for the largest run of any layer: each token through top_k experts and a shared one, or a dense FFN.
+SlicedFfnLimits FfnLimitsOf(const PackedModel& model, int64_t max_batch_tokens);
+
 class Ffn {
  public:
   // All references must outlive this object.

@@ -8,7 +8,8 @@
 #include <numeric>
 
 #include "base/error.h"
-#include "engine/forward.h"
+#include "engine/golden_testing.h"
+#include "engine/host_forward.h"
 #include "engine/test_models.h"
 #include "io/safetensors.h"
 #include "kernels/dispatch.h"
@@ -18,42 +19,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// Logits of a few units, float32 on both sides, sums in another order. The contract's bound (DESIGN.md
-// section 7).
-constexpr float kLogitTolerance = 1e-4f;
 constexpr float kRouterWeightTolerance = 1e-5f;
-
-const fs::path kGoldenDir = fs::path(FIDDLER_SOURCE_DIR) / "tests/oracle/golden";
-
-template <typename T>
-std::vector<T> ReadTensor(const SafetensorsFile& file, std::string_view name) {
-  const TensorView* tensor = file.Find(name);
-  if (tensor == nullptr || tensor->bytes.size() % sizeof(T) != 0) throw Error("golden without {}", name);
-  std::vector<T> values(tensor->bytes.size() / sizeof(T));
-  std::memcpy(values.data(), tensor->bytes.data(), tensor->bytes.size());
-  return values;
-}
-
-struct Golden {
-  std::vector<int32_t> input_ids;
-  std::vector<float> logits;  // [tokens, vocab]
-  std::vector<int32_t> router_ids;
-  std::vector<float> router_weights;
-  std::vector<int32_t> greedy_ids;
-
-  explicit Golden(const fs::path& dir) {
-    const SafetensorsFile file = SafetensorsFile::Open(dir / "golden.safetensors");
-    const auto narrow = [&](std::string_view name) {
-      const std::vector<int64_t> wide = ReadTensor<int64_t>(file, name);
-      return std::vector<int32_t>(wide.begin(), wide.end());
-    };
-    input_ids = narrow("input_ids");
-    greedy_ids = narrow("greedy_ids");
-    logits = ReadTensor<float>(file, "logits");
-    router_ids = ReadTensor<int32_t>(file, "router_ids");
-    router_weights = ReadTensor<float>(file, "router_weights");
-  }
-};
 
 // One sequence run through a model, with a block table that is not in order.
 class Runner {
@@ -61,12 +27,14 @@ class Runner {
   Runner(const PackedModel& model, const CpuKernels& kernels, int num_threads, int64_t positions,
          Arithmetic arithmetic = Arithmetic::kExact)
       : pool_(num_threads, DiscoverTopology()),
-        cache_({model.spec.num_layers(), model.spec.attention.num_kv_heads, model.spec.attention.head_dim,
-                KvTypeFor(model, arithmetic)},
-               static_cast<int32_t>(KvCache::BlocksFor(positions)) + 3),
-        forward_(model, kernels, pool_, cache_,
-                 {.batch_tokens = 128, .positions = positions, .logit_rows = 128, .arithmetic = arithmetic}) {
-    for (int32_t block = cache_.pool().capacity() - 1; block >= 3; --block) table_.push_back(block);
+        forward_(model, kernels, pool_,
+                 {.batch_tokens = 128,
+                  .positions = positions,
+                  .kv_blocks = static_cast<int32_t>(KvCache::BlocksFor(positions)) + 3,
+                  .logit_rows = 128,
+                  .arithmetic = arithmetic}) {
+    for (int64_t block = KvCache::BlocksFor(positions) + 2; block >= 3; --block)
+      table_.push_back(static_cast<BlockId>(block));
     forward_.Observe([this](const Routing& routing) { routings_.push_back(Copy(routing)); });
   }
 
@@ -101,24 +69,11 @@ class Runner {
   }
 
   ThreadPool pool_;
-  KvCache cache_;
-  Forward forward_;
+  HostForward forward_;
   std::vector<BlockId> table_;
   std::vector<LayerRouting> routings_;
   int64_t position_ = 0;
 };
-
-// Infinite where either side is not finite or the sizes differ.
-float MaxDifference(std::span<const float> a, std::span<const float> b) {
-  if (a.size() != b.size()) return INFINITY;
-  float largest = 0;
-  for (size_t i = 0; i < a.size(); ++i) {
-    const float difference = std::abs(a[i] - b[i]);
-    if (!std::isfinite(difference)) return INFINITY;
-    largest = std::max(largest, difference);
-  }
-  return largest;
-}
 
 TEST(MaxDifferenceTest, NothingHidesANan) {
   const std::vector<float> golden = {1, 2, 3};
@@ -133,18 +88,6 @@ TEST(MaxDifferenceTest, NothingHidesANan) {
 
 int32_t ArgMax(std::span<const float> values) {
   return static_cast<int32_t>(std::max_element(values.begin(), values.end()) - values.begin());
-}
-
-// RoPE that stretches with every call ("dynamic"): its result depends on how a prompt is cut.
-constexpr const char* kRefused = "mixtral-dynamic";
-
-std::vector<std::string> GoldenNames() {
-  std::vector<std::string> names;
-  for (const fs::directory_entry& entry : fs::directory_iterator(kGoldenDir)) {
-    if (entry.path().filename() != kRefused) names.push_back(entry.path().filename());
-  }
-  std::sort(names.begin(), names.end());
-  return names;
 }
 
 class GoldenTest : public testing::TestWithParam<std::string> {

@@ -9,6 +9,7 @@
 
 #include "base/file.h"
 #include "base/json.h"
+#include "base/sanitized.h"
 #include "engine/test_models.h"
 #include "io/dummy_weights.h"
 #include "io/test_files.h"
@@ -307,14 +308,6 @@ TEST(PackModelTest, WhatDoesNotFitIsRefusedBeforeAnythingIsRead) {
       "mixtral-8x7b: weights: expected 24.7 GiB of free memory, got 8.0 GiB; models larger than memory are "
       "not supported yet");
 }
-
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr bool kSanitized = true;
-#elif defined(__has_feature)
-constexpr bool kSanitized = __has_feature(address_sanitizer) || __has_feature(thread_sanitizer);
-#else
-constexpr bool kSanitized = false;
-#endif
 
 // Bytes of a line of /proc/self/status, such as "VmHWM:".
 uint64_t StatusBytes(std::string_view key) {

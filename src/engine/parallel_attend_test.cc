@@ -51,12 +51,13 @@ class Batch {
     }
     tables_.resize(lengths.size());
     token_ids_.resize(static_cast<size_t>(tokens));
+    BlockId next_block = 0;
     for (bool more = true; more;) {
       more = false;
       for (size_t i = 0; i < lengths.size(); ++i) {
         const int64_t blocks = KvCache::BlocksFor(lengths[i].first_position + lengths[i].tokens);
         if (std::ssize(tables_[i]) == blocks) continue;
-        tables_[i].push_back(cache_.pool().TryTake().value());
+        tables_[i].push_back(next_block++);
         more = true;
       }
     }

@@ -1,32 +1,23 @@
 #include "engine/router.h"
 
 #include <algorithm>
-#include <cmath>
 
 #include "base/check.h"
+#include "kernels/route.h"
 
 namespace fiddler {
 
 void RouteToken(const MoeSpec& moe, std::span<float> logits, std::span<int32_t> experts,
                 std::span<float> weights) {
-  const float largest = *std::max_element(logits.begin(), logits.end());
-  float total = 0;
-  for (float& logit : logits) {
-    logit = std::exp(logit - largest);  // a probability, but for the common factor
-    total += logit;
-  }
-  // Probabilities are above 0, so -1 marks an expert as taken.
-  float chosen = 0;
-  for (size_t k = 0; k < experts.size(); ++k) {
-    const auto best = std::max_element(logits.begin(), logits.end());
-    experts[k] = static_cast<int32_t>(best - logits.begin());
-    weights[k] = *best / total;
-    chosen += weights[k];
-    *best = -1;
-  }
-  if (moe.renormalize) {
-    for (float& weight : weights) weight /= chosen;
-  }
+  CHECK(std::ssize(logits) == moe.num_experts && std::ssize(experts) == moe.top_k &&
+            std::ssize(weights) == moe.top_k,
+        "{} logits, {} experts", logits.size(), experts.size());
+  Route({.num_experts = moe.num_experts,
+         .top_k = moe.top_k,
+         .renormalize = moe.renormalize,
+         .logits = logits.data(),
+         .experts = experts.data(),
+         .weights = weights.data()});
 }
 
 ExpertGroups::ExpertGroups(int64_t max_assignments, int64_t num_experts)

@@ -8,8 +8,8 @@
 //   Static            the most popular keys, chosen once; nothing comes or goes.
 // A miss is always admitted (what was fetched is already in a slot) unless every slot is pinned.
 //
-// A plain value, not thread-safe. Touch and Pin take O(log slots) a key, AdvanceTokens O(1) a token (and
-// seldom O(keys)); none allocates.
+// A plain value, not thread-safe. Touch and Pin take O(log slots) a key; nothing allocates after
+// construction.
 #pragma once
 
 #include <cstdint>
@@ -17,9 +17,9 @@
 #include <span>
 #include <vector>
 
-namespace fiddler {
+#include "experts/eviction_queue.h"
 
-using CacheKey = int32_t;  // in [0, num_keys)
+namespace fiddler {
 
 class CachePolicy {
  public:
@@ -46,42 +46,17 @@ class CachePolicy {
   // `tokens` tokens of this step want the key.
   Outcome Touch(CacheKey key, int64_t tokens = 1);
 
-  bool Resident(CacheKey key) const { return keys_[static_cast<size_t>(key)].resident; }
+  bool Resident(CacheKey key) const { return queue_.IsMember(key); }
   int32_t num_resident() const { return num_resident_; }
   int32_t num_slots() const { return num_slots_; }
 
  private:
-  enum class Kind : uint8_t { kLru, kDecayedFrequency, kStatic };
-  static constexpr int32_t kOutside = -1;
+  CachePolicy(EvictionQueue queue, int32_t num_slots, bool is_static);
 
-  struct Key {
-    double worth = 0;          // decayed count, in units of weight_
-    int64_t last_touch = 0;    // on clock_
-    int32_t place = kOutside;  // in heap_
-    bool resident = false;
-    bool pinned = false;
-  };
-
-  CachePolicy(Kind kind, int32_t num_keys, int32_t num_slots, double decay);
-
-  Key& At(CacheKey key);
-  bool GoesBefore(CacheKey a, CacheKey b) const;  // a is evicted before b
-  void Put(size_t place, CacheKey key);
-  void SiftUp(size_t place);
-  void SiftDown(size_t place);
-  void Push(CacheKey key);
-  void Remove(CacheKey key);
-
-  Kind kind_;
+  EvictionQueue queue_;  // of the residents
   int32_t num_slots_;
   int32_t num_resident_ = 0;
-  // Counts are not decayed one by one: a token of now weighs more than one of then, which orders keys alike.
-  double growth_;      // 1 / decay
-  double weight_ = 1;  // of one token now
-  int64_t clock_ = 0;  // touches so far
-  std::vector<Key> keys_;
-  std::vector<CacheKey> heap_;    // residents that may be evicted, the next one first
-  std::vector<CacheKey> pinned_;  // in the pool or not
+  bool is_static_;
 };
 
 }  // namespace fiddler

@@ -1,5 +1,6 @@
-// Keys and values of every layer, paged: a sequence owns a list of blocks (its block table) of kBlockTokens
-// positions each; any sequence can use any block. Float32 or BF16.
+// Keys and values of every layer in host memory, paged: a sequence owns a list of blocks (its block table) of
+// kBlockTokens positions each; any sequence can use any block. Float32 or BF16. Who has which block is the
+// business of a BlockPool.
 //
 // Layout: [layer][kv_head][block], a block as kernels/kv_view.h says. The kernels write and read it
 // (kv_write, attend).
@@ -29,19 +30,19 @@ class KvCache {
   static int64_t BlocksFor(int64_t tokens) { return (tokens + kBlockTokens - 1) / kBlockTokens; }
   // Bytes of one block in all layers.
   static uint64_t BlockBytes(const KvGeometry& geometry);
+  // Bytes of so many blocks. Throws Error where that is more than can be counted.
+  static uint64_t Bytes(const KvGeometry& geometry, int32_t num_blocks);
 
   // Throws Error if memory is short.
   KvCache(const KvGeometry& geometry, int32_t num_blocks);
-
-  BlockPool& pool() { return pool_; }
 
   // For the kernels, valid as long as the table.
   KvView View(int64_t layer, std::span<const BlockId> block_table) const;
 
  private:
   KvGeometry geometry_;
+  int32_t num_blocks_;
   HugePageBuffer memory_;
-  BlockPool pool_;
 };
 
 }  // namespace fiddler

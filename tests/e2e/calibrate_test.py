@@ -47,12 +47,31 @@ class Calibrate(TestCase):
         folder = self.folder()
         environment = {**os.environ, "XDG_CACHE_HOME": str(folder)}
         file = folder / "fiddler/calibration.json"
-        for model, entries in ((TINY, 3), (GOLDENS / "olmoe-base/model", 6), (TINY, 6)):
+        for model, entries in ((TINY, 3), (GOLDENS / "qwen2-fused/model", 6), (TINY, 6)):
             run = harness.fiddler("calibrate", model, *QUICK, env=environment)
             self.assertEqual(run.code, 0, run.err)
             self.assertIn(f"kept in {file}".encode(), run.out)
             self.assertNotIn("damaged", run.err)
             self.assertEqual(len(json.loads(file.read_text())["entries"]), entries)
+
+    def test_a_device(self) -> None:
+        """Beside the entry of the CPU alone."""
+        file = self.folder() / "c.json"
+        self.succeed("calibrate", TINY, *QUICK, "--output", file)
+        device = ("--device", "emulated", "--gpu-memory", "64MiB")
+        result = self.succeed("calibrate", TINY, *QUICK, *device, "--output", file, "--json").json()
+        for slice in result["slices"]:
+            measured = slice["device"]
+            self.assertEqual([sample["tokens"] for sample in measured["slice"]][:2], [1, 2])
+            self.assertGreaterEqual(measured["handoff_p99_us"], measured["handoff_p50_us"])
+            self.assertGreater(measured["joint_gbps"], 0)
+            self.assertEqual(measured["link"][0]["bytes"], 65536)
+            self.assertIn("gpu", slice["cost"])
+        entries = json.loads(file.read_text())["entries"]
+        self.assertEqual([entry["hardware"]["device"] for entry in entries], [""] * 3 + [result["device"]] * 3)
+        self.refuse("calibrate", TINY, "--device", "emulated", mentions=("--gpu-memory",))
+        self.refuse("calibrate", TINY, "--gpu-memory", "1GiB", mentions=("--gpu-memory", "--device"))
+        self.refuse("calibrate", TINY, "--device", "emulated", "--gpu-memory", "1KiB", mentions=("expected", "got"))
 
     def test_a_damaged_file_is_named_and_started_over(self) -> None:
         file = self.folder() / "c.json"
@@ -76,7 +95,7 @@ class Calibrate(TestCase):
         self.succeed(*command[1:])
         duration = time.monotonic() - start
         choose = random.Random(1)
-        for _ in range(5):
+        for _ in range(3):
             with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
                 time.sleep(duration * choose.uniform(0.8, 1.1))
                 process.send_signal(signal.SIGKILL)

@@ -1,0 +1,43 @@
+// The options that name a device to compute on beside the CPU, and that device, opened.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "cli/output.h"
+#include "cli/session.h"
+#include "engine/device_setup.h"
+
+namespace fiddler {
+
+struct DeviceOptions {
+  std::string device = "auto";
+  std::string policy = "balanced";
+  std::string gpu_memory;  // a size; empty: all the device has
+  std::string hardware = "rtx4090-ddr5";
+  std::optional<uint64_t> adversary;
+
+  void Register(CLI::App& verb);
+};
+
+class DeviceSession {
+ public:
+  // After session.Load(). Opens the device, if there is one to use. Both must outlive this object. Throws
+  // Error.
+  DeviceSession(const DeviceOptions& options, Session& session);
+
+  // For an engine; null: there is none.
+  const DeviceSetup* setup() const { return device_ ? &setup_ : nullptr; }
+
+ private:
+  std::unique_ptr<Device> device_;
+  DeviceSetup setup_;
+};
+
+// {"resident", "fetched", "cpu", "idle_copies", "hit_rate"}
+OrderedJson DescribeTraffic(const ExpertTraffic& traffic);
+void NoteTraffic(const ExpertTraffic& traffic);
+
+}  // namespace fiddler

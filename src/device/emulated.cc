@@ -1,0 +1,282 @@
+// The emulated device behind the table of C functions, so that everything that uses it crosses the border.
+#include "device/emulated.h"
+
+#include <exception>
+#include <string>
+#include <utility>
+
+#include "base/check.h"
+#include "base/error.h"
+#include "base/memory.h"
+#include "device/command_queues.h"
+#include "device/emulated_memory.h"
+#include "device/emulated_ops.h"
+#include "device/pinned_memory.h"
+#include "device/workers.h"
+
+// What the table's functions get. Members die from the last to the first: the queues, and their thread,
+// before what their commands use.
+struct FiddlerDevice {
+  FiddlerDevice(const fiddler::EmulatorOptions& options, const fiddler::CpuKernels& kernels)
+      : memory(options.memory_bytes, fiddler::Workers(options.pool)),
+        ops(memory, kernels, fiddler::Workers(options.pool)),
+        queues(ops, {.adversary_seed = options.adversary_seed,
+                     .threaded = options.pool == nullptr,
+                     .drop_wait = options.drop_wait}) {}
+
+  std::string error;
+  fiddler::EmulatedMemory memory;
+  fiddler::PinnedMemory pinned;
+  fiddler::EmulatedOps ops;
+  fiddler::CommandQueues queues;
+};
+
+namespace fiddler {
+namespace {
+
+// No exception leaves: what `body` throws becomes a status and a text.
+template <typename Body>
+int32_t Call(FiddlerDevice* device, const Body& body) noexcept {
+  device->error.clear();
+  try {
+    body();
+    return 0;
+  } catch (const std::exception& error) {
+    device->error = error.what();
+  } catch (...) {
+    device->error = "unknown error";
+  }
+  return 1;
+}
+
+// The same, for all that is of no use on a device that has failed.
+template <typename Body>
+int32_t CallIfAlive(FiddlerDevice* device, const Body& body) noexcept {
+  return Call(device, [&] {
+    device->queues.ThrowIfFailed();
+    body();
+  });
+}
+
+// `release` runs once nothing uses the memory any more, on a device that has failed too.
+template <typename Release>
+int32_t CallOnceDone(FiddlerDevice* device, std::string_view call, const Release& release) noexcept {
+  return Call(device, [&] {
+    device->queues.Drain(call);
+    release();
+    device->queues.ThrowIfFailed();
+  });
+}
+
+int32_t Push(FiddlerDevice* device, FiddlerStream stream, Command command) noexcept {
+  return CallIfAlive(device, [&] { device->queues.Push(stream, std::move(command)); });
+}
+
+template <typename T>
+void RequirePointer(const T* pointer, std::string_view what) {
+  if (pointer == nullptr) throw Error("{}: a null pointer", what);
+}
+
+const char* ErrorText(FiddlerDevice* device) { return device->error.c_str(); }
+const char* Name(FiddlerDevice*) { return "emulated GPU"; }
+void Close(FiddlerDevice* device) { delete device; }
+
+int32_t Memory(FiddlerDevice* device, FiddlerMemory* memory) {
+  return Call(device, [&] {
+    RequirePointer(memory, "memory");
+    *memory = device->memory.usage();
+  });
+}
+
+int32_t Allocate(FiddlerDevice* device, uint64_t bytes, FiddlerAddress* address) {
+  return CallIfAlive(device, [&] {
+    RequirePointer(address, "allocate");
+    *address = device->memory.Allocate(bytes);
+  });
+}
+
+int32_t Release(FiddlerDevice* device, FiddlerAddress address) {
+  return CallOnceDone(device, "release", [&] { device->memory.Release(address); });
+}
+
+int32_t AllocatePinned(FiddlerDevice* device, uint64_t bytes, void** data) {
+  return CallIfAlive(device, [&] {
+    RequirePointer(data, "allocate_pinned");
+    *data = device->pinned.Allocate(bytes);
+  });
+}
+
+int32_t ReleasePinned(FiddlerDevice* device, void* data) {
+  return CallOnceDone(device, "release_pinned", [&] { device->pinned.Release(data); });
+}
+
+int32_t Pin(FiddlerDevice* device, const void* data, uint64_t bytes) {
+  return CallIfAlive(device, [&] { device->pinned.Pin(data, bytes); });
+}
+
+int32_t Unpin(FiddlerDevice* device, const void* data) {
+  return CallOnceDone(device, "unpin", [&] { device->pinned.Unpin(data); });
+}
+
+int32_t CreateStream(FiddlerDevice* device, FiddlerStream* stream) {
+  return CallIfAlive(device, [&] {
+    RequirePointer(stream, "create_stream");
+    *stream = device->queues.CreateStream();
+  });
+}
+
+int32_t CreateEvent(FiddlerDevice* device, FiddlerEvent* event) {
+  return CallIfAlive(device, [&] {
+    RequirePointer(event, "create_event");
+    *event = device->queues.CreateEvent();
+  });
+}
+
+int32_t Record(FiddlerDevice* device, FiddlerStream stream, FiddlerEvent event) {
+  return Push(device, stream, RecordEvent{.event = event});
+}
+
+int32_t WaitForEvent(FiddlerDevice* device, FiddlerStream stream, FiddlerEvent event) {
+  return Push(device, stream, WaitEvent{.event = event});
+}
+
+int32_t Synchronize(FiddlerDevice* device, FiddlerStream stream) {
+  return CallIfAlive(device, [&] { device->queues.Synchronize(stream); });
+}
+
+int32_t CopyIn(FiddlerDevice* device, FiddlerStream stream, FiddlerAddress to, const void* from,
+               uint64_t bytes) {
+  return CallIfAlive(device, [&] {
+    if (bytes > 0) RequirePointer(from, "copy_in: from");
+    auto* const host = static_cast<std::byte*>(const_cast<void*>(from));  // read only: to_device
+    device->queues.Push(stream, Copy{.to_device = true, .device = to, .host = host, .bytes = bytes});
+  });
+}
+
+int32_t CopyOut(FiddlerDevice* device, FiddlerStream stream, void* to, FiddlerAddress from, uint64_t bytes) {
+  return CallIfAlive(device, [&] {
+    if (bytes > 0) RequirePointer(to, "copy_out: to");
+    auto* const host = static_cast<std::byte*>(to);
+    device->queues.Push(stream, Copy{.to_device = false, .device = from, .host = host, .bytes = bytes});
+  });
+}
+
+int32_t ClearMemory(FiddlerDevice* device, FiddlerStream stream, FiddlerAddress to, uint64_t bytes) {
+  return Push(device, stream, Clear{.to = to, .bytes = bytes});
+}
+
+int32_t Post(FiddlerDevice* device, FiddlerStream stream, uint32_t* flag) {
+  return CallIfAlive(device, [&] {
+    device->pinned.RequireFlag(flag, "post");
+    device->queues.Push(stream, PostFlag{.flag = flag});
+  });
+}
+
+int32_t Await(FiddlerDevice* device, FiddlerStream stream, uint32_t* flag) {
+  return CallIfAlive(device, [&] {
+    device->pinned.RequireFlag(flag, "await");
+    device->queues.Push(stream, AwaitFlag{.flag = flag});
+  });
+}
+
+int32_t SetFlag(FiddlerDevice* device, uint32_t* flag) {
+  return CallIfAlive(device, [&] {
+    device->pinned.RequireFlag(flag, "set_flag");
+    device->queues.SetFlag(flag);
+  });
+}
+
+int32_t WaitFlag(FiddlerDevice* device, uint32_t* flag, double seconds) {
+  return CallIfAlive(device, [&] {
+    device->pinned.RequireFlag(flag, "wait_flag");
+    device->queues.WaitFlag(flag, seconds);
+  });
+}
+
+int32_t BeginCapture(FiddlerDevice* device, FiddlerStream stream) {
+  return CallIfAlive(device, [&] { device->queues.BeginCapture(stream); });
+}
+
+int32_t EndCapture(FiddlerDevice* device, FiddlerStream stream, FiddlerSegment* segment) {
+  return CallIfAlive(device, [&] {
+    RequirePointer(segment, "end_capture");
+    *segment = device->queues.EndCapture(stream);
+  });
+}
+
+int32_t Launch(FiddlerDevice* device, FiddlerStream stream, FiddlerSegment segment) {
+  return CallIfAlive(device, [&] { device->queues.Launch(stream, segment); });
+}
+
+int32_t ReleaseSegment(FiddlerDevice* device, FiddlerSegment segment) {
+  return CallIfAlive(device, [&] { device->queues.ReleaseSegment(segment); });
+}
+
+// Any operation whose arguments hold no pointers.
+template <typename Args>
+int32_t Operate(FiddlerDevice* device, FiddlerStream stream, const Args* args) {
+  return CallIfAlive(device, [&] {
+    RequirePointer(args, "arguments");
+    device->queues.Push(stream, Operation(*args));
+  });
+}
+
+int32_t Ffn(FiddlerDevice* device, FiddlerStream stream, const FiddlerFfn* args) {
+  return CallIfAlive(device, [&] {
+    RequirePointer(args, "ffn");
+    device->queues.Push(stream, Operation(std::make_shared<const FfnWork>(*args)));
+  });
+}
+
+constexpr FiddlerDeviceApi kEmulatedApi = {
+    .abi_version = FIDDLER_DEVICE_ABI,
+    .struct_bytes = sizeof(FiddlerDeviceApi),
+    .error = ErrorText,
+    .name = Name,
+    .close = Close,
+    .memory = Memory,
+    .allocate = Allocate,
+    .release = Release,
+    .allocate_pinned = AllocatePinned,
+    .release_pinned = ReleasePinned,
+    .pin = Pin,
+    .unpin = Unpin,
+    .create_stream = CreateStream,
+    .create_event = CreateEvent,
+    .record = Record,
+    .wait_event = WaitForEvent,
+    .synchronize = Synchronize,
+    .copy_in = CopyIn,
+    .copy_out = CopyOut,
+    .clear = ClearMemory,
+    .post = Post,
+    .await = Await,
+    .set_flag = SetFlag,
+    .wait_flag = WaitFlag,
+    .begin_capture = BeginCapture,
+    .end_capture = EndCapture,
+    .launch = Launch,
+    .release_segment = ReleaseSegment,
+    .rms_norm = Operate<FiddlerRmsNorm>,
+    .mat_mul = Operate<FiddlerMatMul>,
+    .rotate_store = Operate<FiddlerRotateStore>,
+    .attend = Operate<FiddlerAttend>,
+    .add = Operate<FiddlerAdd>,
+    .sigmoid = Operate<FiddlerSigmoid>,
+    .route = Operate<FiddlerRoute>,
+    .ffn = Ffn,
+};
+
+}  // namespace
+
+std::unique_ptr<Device> OpenEmulatedDevice(const EmulatorOptions& options, const CpuKernels& kernels) {
+  RequireMemory(options.memory_bytes, "the emulated device");
+  return std::make_unique<Device>(kEmulatedApi, new FiddlerDevice(options, kernels));
+}
+
+int64_t EmulatedWaits(Device& device) {
+  CHECK(&device.api() == &kEmulatedApi, "{}", device.name());
+  return device.handle()->queues.num_waits();
+}
+
+}  // namespace fiddler

@@ -1,0 +1,323 @@
+// The forward pass on a device and the CPU together against the host's alone, which golden_test.cc holds
+// against Hugging Face transformers: every policy and random ones, with room for any part of the experts, on
+// an emulated device that runs its streams in any legal order.
+#include "engine/device_forward.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "base/error.h"
+#include "base/error_testing.h"
+#include "base/rng.h"
+#include "base/sanitized.h"
+#include "device/emulated.h"
+#include "engine/golden_testing.h"
+#include "engine/host_forward.h"
+#include "engine/test_models.h"
+#include "kernels/dispatch.h"
+
+namespace fiddler {
+namespace {
+
+// Models of two families with experts of several slices: `shared` ones bring an expert that every token
+// passes.
+ModelConfig ConfigOf(bool shared) {
+  ModelConfig config = ReadModelConfig(GoldenModel(shared ? "qwen2-base" : "mixtral-base").string());
+  config.spec.moe.intermediate = shared ? 150 : 300;  // 3 and 5 slices of 64, the last not full
+  config.spec.moe.num_experts = shared ? 7 : 6;
+  config.spec.moe.top_k = shared ? 3 : 2;
+  if (shared) config.spec.moe.shared_intermediate = 100;
+  return config;
+}
+
+const PackedModel& ModelOf(bool shared) {
+  static const PackedModel models[] = {Pack(MakeDummyModel(ConfigOf(false), 5, DType::kF32)),
+                                       Pack(MakeDummyModel(ConfigOf(true), 6, DType::kBF16))};
+  return models[shared ? 1 : 0];
+}
+
+constexpr int64_t kPositions = 70;  // three blocks of the KV cache
+
+ForwardLimits Limits() {
+  return {.batch_tokens = kPositions,
+          .positions = kPositions,
+          .sequences = 2,
+          .kv_blocks = 7,
+          .logit_rows = kPositions,
+          .arithmetic = Arithmetic::kExact};
+}
+
+// Two sequences that take turns, chunk by chunk, or go together.
+struct Script {
+  std::vector<int32_t> tokens[2];
+  std::vector<std::array<int64_t, 2>> steps;  // tokens of either sequence
+
+  Script(Rng& rng, int64_t vocab_size) {
+    std::array<int64_t, 2> left = {};
+    for (size_t s = 0; s < 2; ++s) {
+      const uint64_t most = rng.NextBits() % 8 == 0 ? kPositions / 2 : 12;  // seldom across a block's end
+      left[s] = static_cast<int64_t>(1 + rng.NextBits() % most);
+      for (int64_t t = 0; t < left[s]; ++t) {
+        tokens[s].push_back(static_cast<int32_t>(rng.NextBits() % static_cast<uint64_t>(vocab_size)));
+      }
+    }
+    const uint64_t chunk = std::array<uint64_t, 3>{1, 5, kPositions}[rng.NextBits() % 3];
+    while (left[0] + left[1] > 0) {
+      std::array<int64_t, 2> step = {};
+      for (size_t s = 0; s < 2; ++s) {
+        step[s] = std::min(left[s], static_cast<int64_t>(rng.NextBits() % (chunk + 1)));
+        left[s] -= step[s];
+      }
+      if (step[0] + step[1] > 0) steps.push_back(step);
+    }
+  }
+
+  // Logits of all tokens, in the order they are computed.
+  std::vector<float> Run(Forward& forward) const {
+    const std::vector<BlockId> tables[] = {{6, 0, 3}, {2, 5, 1}};
+    std::array<int64_t, 2> done = {};
+    std::vector<float> logits;
+    for (const std::array<int64_t, 2>& step : steps) {
+      std::vector<BatchEntry> batch;
+      for (size_t s = 0; s < 2; ++s) {
+        if (step[s] == 0) continue;
+        batch.push_back({.tokens = std::span(tokens[s]).subspan(static_cast<size_t>(done[s]),
+                                                                static_cast<size_t>(step[s])),
+                         .first_position = done[s],
+                         .block_table = tables[s]});
+        done[s] += step[s];
+      }
+      forward.Run(batch);
+      std::vector<int32_t> rows(static_cast<size_t>(step[0] + step[1]));
+      std::iota(rows.begin(), rows.end(), 0);
+      const std::span<float> part = forward.Logits(rows);
+      logits.insert(logits.end(), part.begin(), part.end());
+    }
+    return logits;
+  }
+};
+
+// Any decision there is, with any way to give up slots.
+class RandomPolicy final : public Policy {
+ public:
+  RandomPolicy(uint64_t seed, const PolicyGeometry& geometry)
+      : rng_(seed), geometry_(geometry), is_moe_(geometry.is_moe.begin(), geometry.is_moe.end()) {
+    options_ = {.num_layers = geometry.num_layers,
+                .num_experts = geometry.num_experts,
+                .num_slices = geometry.num_slices,
+                .num_slots = geometry.num_slots,
+                .per_layer = rng_.NextBits() % 3 == 0,
+                .eviction = std::array{Eviction::kNever, Eviction::kLru,
+                                       Eviction::kDecayedFrequency}[rng_.NextBits() % 3],
+                .decay = 0.9};
+  }
+
+  std::string_view name() const override { return "random"; }
+  ResidencyOptions Slots() const override { return options_; }
+
+  std::vector<ExpertId> Placement(std::span<const int64_t>) const override {
+    std::vector<ExpertId> ids;
+    Rng rng = rng_;
+    for (int64_t i = rng.NextBits() % 8; i > 0; --i) {
+      const auto layer = static_cast<int64_t>(rng.NextBits() % is_moe_.size());
+      const auto expert = static_cast<int64_t>(rng.NextBits() % static_cast<uint64_t>(geometry_.num_experts));
+      if (is_moe_[static_cast<size_t>(layer)]) {
+        ids.push_back(static_cast<ExpertId>(layer * geometry_.num_experts + expert));
+      }
+    }
+    return ids;
+  }
+
+  LayerDecision Decide(int64_t layer, std::span<const ExpertWork> work, const Residency& residency) override {
+    shares_.clear();
+    for (const ExpertWork& item : work) {
+      const int64_t resident = residency.Resident(residency.IdOf(layer, item.expert));
+      ExpertShare share;
+      switch (rng_.NextBits() % 4) {
+        case 0:
+          share.fetch = geometry_.num_slices - resident;
+          break;
+        case 1:
+          share.fetch = Below(geometry_.num_slices - resident + 1);
+          break;
+        case 2:
+          share.cpu_resident = Below(resident + 1);
+          break;
+        default:
+          break;
+      }
+      shares_.push_back(share);
+    }
+    const int64_t idle = (geometry_.num_experts - std::ssize(work)) * geometry_.num_slices;
+    return {.shares = shares_, .idle_copies = rng_.NextBits() % 4 == 0 ? Below(idle + 1) : 0, .times = {}};
+  }
+
+ private:
+  int64_t Below(int64_t bound) {
+    return static_cast<int64_t>(rng_.NextBits() % static_cast<uint64_t>(bound));
+  }
+
+  Rng rng_;
+  const PolicyGeometry geometry_;
+  const std::vector<bool> is_moe_;
+  ResidencyOptions options_;
+  std::vector<ExpertShare> shares_;
+};
+
+CostModel Cost() {
+  return MakeCostModel(FindHardware("rtx4090-ddr5"), {.bytes = 1e6, .flops_per_token = 1e6});
+}
+
+PolicyFactory Named(std::string_view name) {
+  return [name](const PolicyGeometry& geometry, const CostModel& cost) {
+    return MakePolicy(name, geometry, cost);
+  };
+}
+
+// An emulated device and its use, with room for so many slices of experts.
+struct Machine {
+  Machine(const PackedModel& model, int64_t slots, const EmulatorOptions& options, PolicyFactory make_policy)
+      : Machine(DeviceNeedsOf(model, Limits()), slots, options, std::move(make_policy)) {}
+  Machine(const DeviceNeeds& needs, int64_t slots, EmulatorOptions options, PolicyFactory make_policy) {
+    options.memory_bytes = needs.weight_bytes + needs.kv_bytes + needs.workspace_bytes + needs.ring_bytes +
+                           static_cast<uint64_t>(slots) * needs.slice_bytes;
+    device = OpenEmulatedDevice(options, BestKernels());
+    setup = {.device = device.get(),
+             .make_policy = std::move(make_policy),
+             .cost = Cost(),
+             .memory_bytes = options.memory_bytes,
+             .popularity = {}};
+  }
+
+  std::unique_ptr<Device> device;
+  DeviceSetup setup;
+};
+
+int64_t SlicesOf(const PackedModel& model) { return DeviceNeedsOf(model, Limits()).num_slices; }
+
+// Sanitizers take ten times as long.
+constexpr uint64_t kSeeds = kSanitized ? 100 : 1000;
+constexpr uint64_t kShards = 10;
+
+class RandomPlansTest : public testing::TestWithParam<uint64_t> {};
+
+TEST_P(RandomPlansTest, SameLogitsWhateverThePlan) {
+  for (uint64_t seed = GetParam(); seed < kSeeds; seed += kShards) {
+    Rng rng(seed);
+    const PackedModel& model = ModelOf(seed % 2 == 1);
+    const Script script(rng, model.spec.vocab_size);
+    ThreadPool pool(1 + static_cast<int>(rng.NextBits() % 3), DiscoverTopology());
+    HostForward host(model, BestKernels(), pool, Limits());
+    const std::vector<float> expected = script.Run(host);
+
+    const auto slots = static_cast<int64_t>(rng.NextBits() % static_cast<uint64_t>(SlicesOf(model) + 1));
+    EmulatorOptions options;
+    if (rng.NextBits() % 4 != 0) options.adversary_seed = rng.NextBits();
+    if (rng.NextBits() % 4 != 0) options.pool = &pool;
+    const uint64_t policy = rng.NextBits() % (PolicyNames().size() + 6);
+    const PolicyFactory make = policy < PolicyNames().size()
+                                   ? Named(PolicyNames()[policy])
+                                   : [&](const PolicyGeometry& geometry, const CostModel&) {
+                                       return std::make_unique<RandomPolicy>(seed, geometry);
+                                     };
+    Machine machine(model, slots, options, make);
+    DeviceForward forward(model, BestKernels(), pool, Limits(), machine.setup);
+    const std::vector<float> logits = script.Run(forward);
+    ASSERT_LE(MaxDifference(logits, expected), kLogitTolerance)
+        << "seed " << seed << ", " << slots << " slots, policy " << policy;
+    const FiddlerMemory memory = machine.device->memory();
+    ASSERT_LE(memory.peak_bytes, machine.setup.memory_bytes);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Seeds, RandomPlansTest, testing::Range(uint64_t{0}, kShards));
+
+// Against transformers itself: every family, every policy, with room for half of the experts.
+class GoldenOnDeviceTest : public testing::TestWithParam<std::string> {};
+
+TEST_P(GoldenOnDeviceTest, SameLogitsAsTransformers) {
+  const Golden golden(kGoldenDir / GetParam());
+  const PackedModel model = LoadPacked(kGoldenDir / GetParam() / "model");
+  const auto tokens = static_cast<int64_t>(golden.input_ids.size());
+  const ForwardLimits limits = {.batch_tokens = tokens,
+                                .positions = tokens,
+                                .kv_blocks = static_cast<int32_t>(KvCache::BlocksFor(tokens)),
+                                .logit_rows = tokens,
+                                .arithmetic = Arithmetic::kExact};
+  std::vector<BlockId> table(static_cast<size_t>(limits.kv_blocks));
+  std::iota(table.rbegin(), table.rend(), 0);
+  std::vector<int32_t> rows(golden.input_ids.size());
+  std::iota(rows.begin(), rows.end(), 0);
+  ThreadPool pool(2, DiscoverTopology());
+  for (const std::string_view policy : PolicyNames()) {
+    const DeviceNeeds needs = DeviceNeedsOf(model, limits);
+    EmulatorOptions options;
+    options.pool = &pool;
+    options.adversary_seed = 11;
+    Machine machine(needs, needs.num_slices / 2, options, Named(policy));
+    DeviceForward forward(model, BestKernels(), pool, limits, machine.setup);
+    const BatchEntry all = {.tokens = golden.input_ids, .block_table = table};
+    forward.Run({&all, 1});
+    EXPECT_LE(MaxDifference(forward.Logits(rows), golden.logits), kLogitTolerance) << policy;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Transformers, GoldenOnDeviceTest, testing::ValuesIn(GoldenNames()),
+                         [](const auto& test) {
+                           std::string name = test.param;
+                           std::replace(name.begin(), name.end(), '-', '_');
+                           return name;
+                         });
+
+// An event that a stream does not wait for is seen in the logits: for every wait of a run there is an order
+// of the streams that shows it.
+TEST(PlantedFaultTest, EveryEventWaitIsNeeded) {
+  const PackedModel& model = ModelOf(false);
+  Rng rng(3);
+  const Script script(rng, model.spec.vocab_size);
+  ThreadPool pool(2, DiscoverTopology());
+  HostForward host(model, BestKernels(), pool, Limits());
+  const std::vector<float> expected = script.Run(host);
+  const auto run = [&](uint64_t adversary, std::optional<int64_t> drop) {
+    EmulatorOptions options;
+    options.adversary_seed = adversary;
+    options.pool = &pool;
+    options.drop_wait = drop;
+    Machine machine(model, 0, options, Named("expert-cache"));
+    DeviceForward forward(model, BestKernels(), pool, Limits(), machine.setup);
+    try {
+      const float difference = MaxDifference(script.Run(forward), expected);
+      return std::pair(difference, EmulatedWaits(*machine.device));
+    } catch (const Error&) {
+      return std::pair(INFINITY, int64_t{0});
+    }
+  };
+  const auto [difference, waits] = run(1, std::nullopt);
+  ASSERT_LE(difference, kLogitTolerance);
+  ASSERT_GT(waits, 10);
+  for (int64_t wait = 0; wait < waits; ++wait) {
+    bool caught = false;
+    for (uint64_t adversary = 0; adversary < 12 && !caught; ++adversary) {
+      caught = run(adversary, wait).first > kLogitTolerance;
+    }
+    EXPECT_TRUE(caught) << "wait " << wait << " of " << waits;
+  }
+}
+
+TEST(DeviceForwardTest, TooLittleDeviceMemoryIsRefusedWithWhatIsNeeded) {
+  const PackedModel& model = ModelOf(false);
+  ThreadPool pool(1, DiscoverTopology());
+  EmulatorOptions options;
+  options.pool = &pool;
+  Machine machine(model, 0, options, Named("balanced"));
+  machine.setup.memory_bytes -= 1;
+  const std::string error =
+      ErrorOf([&] { DeviceForward(model, BestKernels(), pool, Limits(), machine.setup); });
+  EXPECT_NE(error.find("device memory: expected at least"), std::string::npos) << error;
+}
+
+}  // namespace
+}  // namespace fiddler

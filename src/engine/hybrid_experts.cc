@@ -1,0 +1,285 @@
+#include "engine/hybrid_experts.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/check.h"
+#include "base/error.h"
+
+namespace fiddler {
+namespace {
+
+// Nothing a layer does takes so long, on any device; then the flag will never come.
+constexpr double kWatchdogSeconds = 60;
+
+constexpr uint64_t kLine = 64;  // what shares a cache line with a flag is slow to poll
+
+uint64_t Lines(int64_t count, size_t element) {
+  return (static_cast<uint64_t>(count) * element + kLine - 1) / kLine * kLine;
+}
+
+// The slices of an expert from `first` on, as an FFN of their own.
+SlicedFfn SlicesFrom(const SlicedFfn& ffn, int64_t first) {
+  SlicedFfn part = ffn;
+  part.data += first * ffn.slice_bytes();
+  part.intermediate -= first * ffn.slice_neurons;
+  return part;
+}
+
+}  // namespace
+
+HybridExperts::Buffers HybridExperts::TakeBuffers(const ModelSpec& spec, int64_t batch_tokens,
+                                                  DeviceArena& arena) {
+  return {.router_logits = arena.Array<float>(batch_tokens * spec.moe.num_experts),
+          .experts = arena.Array<int32_t>(batch_tokens * spec.moe.top_k),
+          .weights = arena.Array<float>(batch_tokens * spec.moe.top_k),
+          .shared_gate = arena.Array<float>(batch_tokens),
+          .cpu_part = arena.Array<float>(batch_tokens * spec.hidden)};
+}
+
+uint64_t HybridExperts::MailboxBytes(const ModelSpec& spec, int64_t batch_tokens) {
+  return 2 * Lines(batch_tokens * spec.hidden, sizeof(float)) +
+         2 * Lines(batch_tokens * spec.moe.top_k, sizeof(float)) + 2 * kLine;
+}
+
+HybridExperts::HybridExperts(const PackedModel& model, const ParallelOps& ops, const ForwardLimits& limits,
+                             Workspace& workspace, Device& device, FiddlerStream stream,
+                             const Buffers& buffers, ExpertStore& store, Policy& policy)
+    : spec_(model.spec),
+      weights_(model.weights),
+      ops_(ops),
+      device_(device),
+      stream_(stream),
+      buffers_(buffers),
+      store_(store),
+      policy_(policy),
+      mailbox_(device, MailboxBytes(model.spec, limits.batch_tokens), "mailbox"),
+      groups_(limits.batch_tokens * spec_.moe.top_k, spec_.moe.num_experts),
+      slot_weights_(static_cast<size_t>(limits.batch_tokens * spec_.moe.top_k)),
+      runner_(FfnLimitsOf(model, limits.batch_tokens), ops, workspace) {
+  std::byte* next = mailbox_.data();
+  const auto take = [&](int64_t count, size_t element) {
+    return std::exchange(next, next + Lines(count, element));
+  };
+  x_ = reinterpret_cast<float*>(take(limits.batch_tokens * spec_.hidden, sizeof(float)));
+  cpu_part_ = reinterpret_cast<float*>(take(limits.batch_tokens * spec_.hidden, sizeof(float)));
+  chosen_ = reinterpret_cast<int32_t*>(take(limits.batch_tokens * spec_.moe.top_k, sizeof(int32_t)));
+  weight_ = reinterpret_cast<float*>(take(limits.batch_tokens * spec_.moe.top_k, sizeof(float)));
+  routed_ = reinterpret_cast<uint32_t*>(take(1, sizeof(uint32_t)));
+  computed_ = reinterpret_cast<uint32_t*>(take(1, sizeof(uint32_t)));
+  *routed_ = *computed_ = 0;
+
+  const auto num_experts = static_cast<size_t>(spec_.moe.num_experts);
+  work_.reserve(num_experts);
+  ids_.reserve(num_experts);
+  resident_.reserve(num_experts);
+  shares_.reserve(num_experts);
+  fetch_order_.reserve(num_experts);
+  parts_.reserve(num_experts);
+  passes_.reserve(num_experts);
+  const auto num_slots = static_cast<size_t>(store.residency().options().num_slots);
+  runs_.reserve(num_slots + ExpertStore::kRingSlots);
+  entries_.reserve(num_slots + ExpertStore::kRingSlots + 1);
+}
+
+void HybridExperts::QueueRouting(const DeviceLayer& layer, int64_t tokens, FiddlerAddress x) {
+  const auto count = static_cast<uint64_t>(tokens);
+  const uint64_t assignments = count * static_cast<uint64_t>(spec_.moe.top_k);
+  device_.MatMul(stream_, {.tokens = tokens,
+                           .x = x,
+                           .row_index = 0,
+                           .w = layer.router,
+                           .bias = 0,
+                           .y = buffers_.router_logits,
+                           .rounding = static_cast<int32_t>(Rounding::kNone),
+                           .padding = 0});
+  device_.Route(stream_, {.tokens = tokens,
+                          .num_experts = spec_.moe.num_experts,
+                          .top_k = spec_.moe.top_k,
+                          .logits = buffers_.router_logits,
+                          .experts = buffers_.experts,
+                          .weights = buffers_.weights,
+                          .renormalize = spec_.moe.renormalize,
+                          .padding = 0});
+  device_.CopyOut(stream_, chosen_, buffers_.experts, assignments * sizeof(int32_t));
+  device_.CopyOut(stream_, weight_, buffers_.weights, assignments * sizeof(float));
+  device_.CopyOut(stream_, x_, x, count * static_cast<uint64_t>(spec_.hidden) * sizeof(float));
+  device_.Post(stream_, routed_);
+}
+
+void HybridExperts::Run(int64_t index, const DeviceLayer& layer, int64_t tokens, FiddlerAddress x,
+                        FiddlerAddress out) {
+  device_.WaitFlag(routed_, kWatchdogSeconds, "routing");
+  Group(index, tokens);
+  Residency& residency = store_.residency();
+  for (size_t i = 0; i < work_.size(); ++i) residency.Want(ids_[i], work_[i].tokens);
+  store_.BeginLayer(ids_);
+  const LayerDecision decision = policy_.Decide(index, work_, residency);
+  shares_.assign(decision.shares.begin(), decision.shares.end());
+  for (size_t i = 0; i < ids_.size(); ++i) {
+    resident_.push_back(residency.Resident(ids_[i]));  // fetching changes it
+    CHECK(shares_[i].fetch == 0 || shares_[i].cpu_resident == 0, "expert {}", ids_[i]);
+  }
+
+  const auto bytes = static_cast<uint64_t>(tokens * spec_.hidden) * sizeof(float);
+  device_.Clear(stream_, out, bytes);
+  QueueResident(index, layer, tokens, x, out);
+  QueueFetches(index, x, out, decision.idle_copies);
+  if (!ComputeOnCpu(index, tokens)) return;
+  device_.SetFlag(computed_);
+  device_.Await(stream_, computed_);
+  device_.CopyIn(stream_, buffers_.cpu_part, cpu_part_, bytes);
+  device_.Add(stream_, {.count = tokens * spec_.hidden, .x = buffers_.cpu_part, .y = out});
+}
+
+// From the routing of every token to the tokens of every expert.
+void HybridExperts::Group(int64_t index, int64_t tokens) {
+  const int64_t top_k = spec_.moe.top_k;
+  const auto assignments = static_cast<size_t>(tokens * top_k);
+  for (size_t i = 0; i < assignments; ++i) {
+    if (chosen_[i] < 0 || chosen_[i] >= spec_.moe.num_experts) {
+      throw Error("{}: layer {}: expected experts below {} from the router, got {}", device_.name(), index,
+                  spec_.moe.num_experts, chosen_[i]);
+    }
+  }
+  if (observer_) {
+    observer_({.layer = index,
+               .top_k = top_k,
+               .experts = {chosen_, assignments},
+               .weights = {weight_, assignments}});
+  }
+  groups_.Build({chosen_, assignments}, top_k);
+  for (size_t i = 0; i < assignments; ++i) {
+    slot_weights_[static_cast<size_t>(groups_.SlotOf(static_cast<int64_t>(i)))] = weight_[i];
+  }
+  work_.clear();
+  ids_.clear();
+  resident_.clear();
+  for (const ExpertGroups::Group& group : groups_.groups()) {
+    work_.push_back({.expert = group.expert, .tokens = group.tokens});
+    ids_.push_back(store_.residency().IdOf(index, group.expert));
+  }
+}
+
+void HybridExperts::QueueSlices(const SlicedFfn& geometry, FiddlerAddress x, FiddlerAddress out) {
+  const auto rounding = static_cast<int32_t>(ops_.RoundingFor(geometry.format));
+  device_.Ffn(stream_, {.hidden = geometry.hidden,
+                        .slice_neurons = geometry.slice_neurons,
+                        .slice_bytes = geometry.slice_bytes(),
+                        .format = static_cast<int32_t>(geometry.format),
+                        .rounding = rounding,
+                        .x = x,
+                        .out = out,
+                        .entries = entries_.data(),
+                        .num_entries = std::ssize(entries_)});
+}
+
+void HybridExperts::QueueResident(int64_t index, const DeviceLayer& layer, int64_t tokens, FiddlerAddress x,
+                                  FiddlerAddress out) {
+  const PackedLayer& packed = weights_.layers[static_cast<size_t>(index)];
+  if (layer.shared != 0) {
+    device_.MatMul(stream_, {.tokens = tokens,
+                             .x = x,
+                             .row_index = 0,
+                             .w = layer.shared_router,
+                             .bias = 0,
+                             .y = buffers_.shared_gate,
+                             .rounding = static_cast<int32_t>(Rounding::kNone),
+                             .padding = 0});
+    device_.Sigmoid(stream_, {.count = tokens, .x = buffers_.shared_gate});
+    entries_.clear();
+    entries_.push_back({.slice = layer.shared,
+                        .num_slices = packed.shared.num_slices(),
+                        .tokens = tokens,
+                        .rows = nullptr,
+                        .weights = nullptr,
+                        .weights_on_device = buffers_.shared_gate});
+    QueueSlices(packed.shared, x, out);
+  }
+  entries_.clear();
+  for (size_t i = 0; i < ids_.size(); ++i) {
+    const ExpertGroups::Group& group = groups_.groups()[i];
+    const int64_t count = resident_[i] - shares_[i].cpu_resident;
+    runs_.clear();
+    store_.Resident(ids_[i], count, runs_);
+    for (const ExpertStore::Run& run : runs_) {
+      entries_.push_back({.slice = run.slice,
+                          .num_slices = run.num_slices,
+                          .tokens = group.tokens,
+                          .rows = groups_.token_of_slot() + group.first_slot,
+                          .weights = slot_weights_.data() + group.first_slot,
+                          .weights_on_device = 0});
+    }
+    traffic_.resident += count;
+  }
+  if (!entries_.empty()) QueueSlices(packed.experts.front(), x, out);
+}
+
+void HybridExperts::QueueFetches(int64_t index, FiddlerAddress x, FiddlerAddress out, int64_t idle_copies) {
+  const SlicedFfn& geometry = weights_.layers[static_cast<size_t>(index)].experts.front();
+  fetch_order_.clear();
+  for (size_t i = 0; i < ids_.size(); ++i) {
+    if (shares_[i].fetch > 0) fetch_order_.push_back(i);
+  }
+  // What keeps the device longest comes first.
+  std::sort(fetch_order_.begin(), fetch_order_.end(), [&](size_t a, size_t b) {
+    return work_[a].tokens != work_[b].tokens ? work_[a].tokens > work_[b].tokens : a < b;
+  });
+  for (const size_t i : fetch_order_) {
+    const ExpertGroups::Group& group = groups_.groups()[i];
+    const int64_t end = resident_[i] + shares_[i].fetch;
+    for (int64_t slice = resident_[i]; slice < end; slice += ExpertStore::kChunkSlices) {
+      const int64_t count = std::min(ExpertStore::kChunkSlices, end - slice);
+      const ExpertStore::Chunk chunk = store_.Fetch(ids_[i], slice, count);
+      entries_.clear();
+      for (const ExpertStore::Run& run : chunk.runs) {
+        entries_.push_back({.slice = run.slice,
+                            .num_slices = run.num_slices,
+                            .tokens = group.tokens,
+                            .rows = groups_.token_of_slot() + group.first_slot,
+                            .weights = slot_weights_.data() + group.first_slot,
+                            .weights_on_device = 0});
+      }
+      QueueSlices(geometry, x, out);
+      store_.Done(chunk);
+    }
+    traffic_.fetched += shares_[i].fetch;
+  }
+  // Copied although nobody wants them: experts of the layer that no token chose.
+  traffic_.idle_copies += idle_copies;
+  for (int64_t expert = 0; idle_copies > 0 && expert < spec_.moe.num_experts; ++expert) {
+    const ExpertId id = store_.residency().IdOf(index, expert);
+    if (std::find(ids_.begin(), ids_.end(), id) != ids_.end()) continue;
+    for (int64_t slice = 0; idle_copies > 0 && slice < geometry.num_slices();) {
+      const int64_t count = std::min({ExpertStore::kChunkSlices, geometry.num_slices() - slice, idle_copies});
+      store_.FetchIdle(id, slice, count);
+      slice += count;
+      idle_copies -= count;
+    }
+  }
+}
+
+bool HybridExperts::ComputeOnCpu(int64_t index, int64_t tokens) {
+  parts_.clear();
+  passes_.clear();
+  for (size_t i = 0; i < ids_.size(); ++i) {
+    const SlicedFfn& expert = store_.expert(ids_[i]);
+    const int64_t first = resident_[i] - shares_[i].cpu_resident + shares_[i].fetch;
+    const int64_t count = expert.num_slices() - first;
+    CHECK(count >= 0, "layer {}, expert {}: slices from {} of {}", index, work_[i].expert, first,
+          expert.num_slices());
+    if (count == 0) continue;
+    const ExpertGroups::Group& group = groups_.groups()[i];
+    parts_.push_back(SlicesFrom(expert, first));
+    passes_.push_back({.ffn = &parts_.back(),
+                       .tokens = group.tokens,
+                       .token_index = groups_.token_of_slot() + group.first_slot,
+                       .weights = slot_weights_.data() + group.first_slot});
+    traffic_.cpu += count;
+  }
+  if (passes_.empty()) return false;
+  runner_.Run(passes_, tokens, x_, cpu_part_);
+  return true;
+}
+
+}  // namespace fiddler

@@ -1,0 +1,55 @@
+"""A device beside the CPU: every policy, the same tokens; refusals."""
+
+from __future__ import annotations
+
+import harness
+from harness import DEMO, TestCase
+
+POLICIES = ("balanced", "fiddler", "expert-cache", "stream", "static-layers", "cpu-experts")
+RUN = ("run", DEMO, "-p", "Once upon a time", "-n", "24", "--temp", "0", "--json")
+SLICES = 4 * 8 * 5  # of the demo model: layers, experts, slices of 96 KiB each
+
+
+class Policies(TestCase):
+    def test_same_tokens_with_room_for_a_quarter_of_the_experts(self) -> None:
+        expected = self.succeed(*RUN).json()
+        # All but the slots, as the refusal says, and a quarter of the slices.
+        need = self.refuse(*RUN, "--device", "emulated", "--gpu-memory", "1MiB", mentions=("device memory", "at least"))
+        fixed_mib = float(need.split("at least ")[1].split(" MiB")[0])
+        memory = f"{int((fixed_mib + 0.05) * 1024 + SLICES // 4 * 96)}KiB"
+        for policy in POLICIES:
+            for order in ((), ("--adversary", "1"), ("--adversary", "2")):
+                run = self.succeed(*RUN, "--device", "emulated", "--gpu-memory", memory, "--policy", policy, *order)
+                result = run.json()
+                self.assertEqual(result["token_ids"], expected["token_ids"], policy)
+                slices = result["expert_slices"]
+                self.assertGreater(slices["resident"] + slices["fetched"] + slices["cpu"], 0)
+                if policy == "cpu-experts":
+                    self.assertEqual((slices["resident"], slices["fetched"]), (0, 0))
+                if policy in ("expert-cache", "stream"):
+                    self.assertEqual(slices["cpu"], 0)
+                    self.assertGreater(slices["fetched"], 0)
+                if policy == "static-layers":  # one of four layers
+                    self.assertAlmostEqual(slices["hit_rate"], 0.25, delta=0.02)
+                    self.assertEqual(slices["fetched"], 0)
+                if policy == "stream":  # every expert of every layer, every step
+                    self.assertEqual(slices["fetched"] + slices["idle_copies"], result["tokens"] * SLICES)
+
+    def test_perplexity_is_the_same(self) -> None:
+        text = self.folder() / "text.txt"
+        text.write_text("Once there was a king who had three daughters, and the youngest was the fairest of all.")
+        expected = self.succeed("eval", DEMO, "--text", text, "--arithmetic", "exact", "--json").json()
+        result = self.succeed("eval", DEMO, "--text", text, "--arithmetic", "exact", "--json",
+                              "--device", "emulated", "--gpu-memory", "24MiB").json()
+        self.assertAlmostEqual(result["perplexity"], expected["perplexity"], places=3)
+
+    def test_refusals(self) -> None:
+        self.refuse(*RUN, "--device", "emulated", mentions=("--gpu-memory",))
+        self.refuse(*RUN, "--gpu-memory", "1GiB", mentions=("--gpu-memory", "--device"))
+        self.refuse(*RUN, "--device", "emulated", "--gpu-memory", "a lot", mentions=("--gpu-memory", "a lot"))
+        self.refuse(*RUN, "--device", "emulated", "--gpu-memory", "20MiB", "--hardware", "cpu-only",
+                    mentions=("--hardware", "GPU"))
+
+
+if __name__ == "__main__":
+    harness.main()
