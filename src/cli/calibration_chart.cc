@@ -18,7 +18,7 @@ using Point = SvgWriter::Point;
 constexpr double kPanelWidth = 270;
 constexpr double kPanelHeight = 280;
 constexpr double kGap = 24;
-constexpr double kLeft = 70;
+constexpr double kLeft = 84;
 constexpr double kTop = 84;
 constexpr double kBottom = 96;
 
@@ -108,8 +108,8 @@ void DrawPanel(SvgWriter& svg, const Panel& panel, bool with_seconds) {
     svg.Circle(panel.At(sample.tokens, sample.seconds), 3.5, kCpuColour);
   }
   svg.Text({(panel.x.begin + panel.x.end) / 2, panel.y.begin + 36},
-           fmt::format("{:.1f} GB/s, {:.0f} GOP/s", slice.cpu.read_gbps, slice.cpu.peak_gops),
-           Anchor::kMiddle, 11, kRoofColour);
+           fmt::format("tokens; limits {:.1f} GB/s, {:.0f} GOP/s", slice.cpu.read_gbps, slice.cpu.peak_gops),
+           Anchor::kMiddle, 11, "#555555");
   if (!slice.device) return;
   const double link = slice.device->link_slice_seconds;
   DrawCurve(svg, panel, kDeviceColour, "2 3", [&](double) { return link; });
@@ -129,7 +129,7 @@ void DrawLegend(SvgWriter& svg, double y, bool with_device) {
     svg.Text({x + 32, y}, text);
     x += width;
   };
-  entry(kCpuColour, "", "CPU: measured and fitted", 190);
+  entry(kCpuColour, "", "CPU: measured and fitted", 215);
   entry(kRoofColour, "4 4", "limit of the machine", 165);
   if (!with_device) return;
   entry(kDeviceColour, "", "device", 95);

@@ -45,7 +45,12 @@ int64_t LabelStep(double cell, double pixels) {
   return step;
 }
 
-void DrawScale(SvgWriter& svg, double x, double height, double most) {
+// Times as often as if all were used alike, at the two ends of the colours.
+struct Scale {
+  double low, high;
+};
+
+void DrawScale(SvgWriter& svg, double x, double height, const Scale& scale) {
   constexpr int kSteps = 64;
   for (int i = 0; i < kSteps; ++i) {
     const double share = (i + 0.5) / kSteps;
@@ -56,7 +61,8 @@ void DrawScale(SvgWriter& svg, double x, double height, double most) {
   constexpr int kLabels = 4;
   for (int i = 0; i <= kLabels; ++i) {
     const double share = static_cast<double>(i) / kLabels;
-    svg.Text({x + kScaleWidth + 6, kTop + height * (1 - share) + 4}, fmt::format("{:.2f}x", share * most));
+    svg.Text({x + kScaleWidth + 6, kTop + height * (1 - share) + 4},
+             fmt::format("{:.2f}x", scale.low + share * (scale.high - scale.low)));
   }
 }
 
@@ -81,15 +87,16 @@ std::string DrawPopularity(const ExpertPopularity& popularity) {
 
   const double alike =
       static_cast<double>(popularity.tokens * popularity.top_k) / static_cast<double>(popularity.experts);
-  const double most = std::max(
-      1.0,
-      static_cast<double>(*std::max_element(popularity.counts.begin(), popularity.counts.end())) / alike);
+  const auto [least, most] = std::ranges::minmax(popularity.counts);
+  // From the least to the most popular: differences show where all are nearly alike too.
+  const Scale scale = {static_cast<double>(least) / alike,
+                       static_cast<double>(std::max(most, least + 1)) / alike};
   for (int64_t layer = 0; layer < popularity.layers; ++layer) {
     const double y = kTop + cell_height * static_cast<double>(layer);
     for (int64_t expert = 0; expert < popularity.experts; ++expert) {
       const double times = static_cast<double>(popularity.Count(layer, expert)) / alike;
       svg.Rect({kLeft + cell_width * static_cast<double>(expert), y}, cell_width, cell_height,
-               ColourAt(times / most));
+               ColourAt((times - scale.low) / (scale.high - scale.low)));
     }
     if (layer % LabelStep(cell_height, 14) == 0) {
       svg.Text({kLeft - 6, y + cell_height / 2 + 4}, std::to_string(layer), Anchor::kEnd);
@@ -101,7 +108,7 @@ std::string DrawPopularity(const ExpertPopularity& popularity) {
   }
   svg.Text({kLeft + width / 2, kTop + height + 38}, "expert", Anchor::kMiddle);
   svg.UpwardText({18, kTop + height / 2}, "MoE layer");
-  DrawScale(svg, kLeft + width + 20, std::max(height, 80.0), most);
+  DrawScale(svg, kLeft + width + 20, std::max(height, 80.0), scale);
   return svg.Finish();
 }
 

@@ -24,7 +24,7 @@ TEST(DeviceMeterTest, FiguresAreThoseOfAComputer) {
                             .hidden = 128,
                             .intermediate = 192,
                             .slice_neurons = 64};
-  CpuMeter cpu(expert, BestKernels(), pool, Arithmetic::kFast, kTokens, 4 << 20, 0.005);
+  CpuMeter cpu(expert, BestKernels(), pool, Arithmetic::kFast, kTokens, 5 << 20, 0.005);
   const std::unique_ptr<Device> device = OpenDevice(20 << 20);
   const uint64_t used = device->memory().used_bytes;
   {
