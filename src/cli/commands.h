@@ -13,5 +13,6 @@ void RegisterEval(CLI::App& app);
 void RegisterBench(CLI::App& app);
 void RegisterProfile(CLI::App& app);
 void RegisterCalibrate(CLI::App& app);
+void RegisterSimulate(CLI::App& app);
 
 }  // namespace fiddler

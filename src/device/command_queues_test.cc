@@ -1,6 +1,7 @@
 // In what order things run on the emulated device, and that a wait too few is found.
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <cmath>
 #include <set>
 
@@ -11,6 +12,7 @@
 namespace fiddler {
 namespace {
 
+using emulated::Schedule;
 using testing::AllNaN;
 using testing::Flags;
 using testing::kModes;
@@ -59,7 +61,9 @@ float RunPipeline(TestDevice& device) {
     device->Add(compute, {.count = kCount, .x = slots[slot], .y = sum});
     device->Record(compute, free[slot]);
   }
-  return device.Get(sum, kCount).back();
+  const float result = device.Get(sum, kCount).back();
+  device->Synchronize(copies);  // before the sources go
+  return result;
 }
 
 TEST(CommandQueuesTest, EventsOrderStreamsUnderEveryAdversary) {
@@ -98,6 +102,64 @@ TEST(CommandQueuesTest, TheSameSeedDoesTheSame) {
     }
     EXPECT_TRUE(sums[0] == sums[1] || (std::isnan(sums[0]) && std::isnan(sums[1]))) << seed;
   }
+}
+
+// A program of adds and copies on any streams, each of which waits for those that wrote what it touches and
+// those that read what it writes, and for no others.
+std::vector<float> RunRandomProgram(TestDevice& device, uint64_t seed) {
+  constexpr size_t kArrays = 5;
+  constexpr size_t kCommands = 60;
+  Rng rng(seed);
+  std::vector<FiddlerStream> streams = {device.stream(), device->CreateStream(), device->CreateStream()};
+  struct Array {
+    FiddlerAddress address;
+    std::optional<FiddlerEvent> written;
+    std::vector<FiddlerEvent> read;
+  };
+  std::vector<Array> arrays;
+  for (size_t i = 0; i < kArrays; ++i) {
+    arrays.push_back({device.Put(std::vector<float>(kCount, static_cast<float>(i))), {}, {}});
+  }
+  const std::vector<float> source(kCount, 0.5f);
+  for (size_t i = 0; i < kCommands; ++i) {
+    const FiddlerStream stream = streams[rng.NextBits() % streams.size()];
+    const size_t to = rng.NextBits() % kArrays;
+    const size_t from = (to + 1 + rng.NextBits() % (kArrays - 1)) % kArrays;
+    const bool copies = rng.NextBits() % 3 == 0;
+    const FiddlerEvent done = device->CreateEvent();
+    if (arrays[to].written) device->WaitEvent(stream, *arrays[to].written);
+    for (const FiddlerEvent event : arrays[to].read) device->WaitEvent(stream, event);
+    if (copies) {
+      device->CopyIn(stream, arrays[to].address, source.data(), kCount * sizeof(float));
+    } else {
+      if (arrays[from].written) device->WaitEvent(stream, *arrays[from].written);
+      device->Add(stream, {.count = kCount, .x = arrays[from].address, .y = arrays[to].address});
+      arrays[from].read.push_back(done);
+    }
+    device->Record(stream, done);
+    arrays[to].written = done;
+    arrays[to].read.clear();
+  }
+  for (const FiddlerStream stream : streams) device->Synchronize(stream);
+  std::vector<float> results;
+  for (const Array& array : arrays) results.push_back(device.Get(array.address, kCount).back());
+  return results;
+}
+
+TEST(CommandQueuesTest, AnyProgramThatWaitsGivesTheSameInAnyOrder) {
+  int different = 0;  // where a wait is missing
+  for (uint64_t program = 0; program < 10; ++program) {
+    TestDevice in_order;
+    const std::vector<float> expected = RunRandomProgram(in_order, program);
+    ASSERT_FALSE(testing::AnyNaN(expected));
+    for (uint64_t seed = 0; seed < kSeeds; ++seed) {
+      TestDevice device(seed % 3 == 0 ? Mode::kThreaded : Mode::kOneThread, Adversary(seed));
+      ASSERT_EQ(RunRandomProgram(device, program), expected) << program << " " << seed;
+      TestDevice faulty(Mode::kOneThread, Adversary(seed, static_cast<int64_t>(20 + program)));
+      different += RunRandomProgram(faulty, program) != expected;
+    }
+  }
+  EXPECT_GT(different, 10);
 }
 
 TEST(CommandQueuesTest, AnEventRecordedAgainLeavesEarlierWaitsAlone) {
@@ -172,15 +234,45 @@ TEST(CommandQueuesTest, WhatCannotHappenIsAnError) {
   }
 }
 
+std::atomic<bool> adds_may_end{false};
+
 TEST(CommandQueuesTest, AThreadThatIsTooSlowIsAnError) {
-  TestDevice device(Mode::kThreaded);
+  CpuKernels kernels = BestKernels();
+  kernels.add = [](int64_t, const float*, float*) { adds_may_end.wait(false); };
+  adds_may_end = false;
+  TestDevice device(Mode::kThreaded, {}, kernels);
   const PinnedBuffer flag = Flags(*device, 1);
-  const FiddlerAddress much = device.Room(12 << 20);
-  for (int i = 0; i < 4; ++i) device->Clear(device.stream(), much, uint64_t{48} << 20);
+  const FiddlerAddress x = device.Room(1);
+  device->Add(device.stream(), {.count = 1, .x = x, .y = x});
   device->Post(device.stream(), flag.as<uint32_t>());
   EXPECT_TRUE(
-      Says(ErrorOf([&] { device->WaitFlag(flag.as<uint32_t>(), 1e-9, "x"); }), {"nothing came within"}));
+      Says(ErrorOf([&] { device->WaitFlag(flag.as<uint32_t>(), 0.001, "x"); }), {"nothing came within"}));
+  adds_may_end = true;
+  adds_may_end.notify_all();
   device->WaitFlag(flag.as<uint32_t>(), 60, "x");
+}
+
+// Once the host has what it waits for, what else could run has run, or not: both are allowed.
+TEST(CommandQueuesTest, SeedsSayHowFarTheDeviceGoesOn) {
+  for (uint64_t seed = 0; seed < kSeeds; ++seed) {
+    const Schedule schedule(seed);
+    if (schedule.strategy() != Schedule::Strategy::kOnlyNeeded) continue;
+    TestDevice device(Mode::kOneThread, Adversary(seed));
+    const FiddlerStream needed = device->CreateStream();
+    const FiddlerStream idle = device->CreateStream();
+    const FiddlerEvent event = device->CreateEvent();
+    const FiddlerAddress x = device.Put(std::vector<float>(kCount, 1.0f));
+    std::vector<float> targets[2] = {std::vector<float>(kCount), std::vector<float>(kCount)};
+    device->CopyOut(idle, targets[0].data(), x, kCount * sizeof(float));
+    device->CopyOut(needed, targets[1].data(), x, kCount * sizeof(float));
+    device->Record(needed, event);
+    device->WaitEvent(device.stream(), event);
+    device->Synchronize(device.stream());
+    EXPECT_EQ(targets[1].back(), 1.0f);
+    EXPECT_EQ(AllNaN(targets[0]), !schedule.eager()) << seed;
+    device->Synchronize(idle);
+    EXPECT_EQ(targets[0].back(), 1.0f);
+  }
 }
 
 TEST(CommandQueuesTest, CopiesReadLateAndPoisonEarly) {
@@ -208,6 +300,7 @@ TEST(CommandQueuesTest, NothingIsThereWhileACopyIsUnderWay) {
     device->CopyIn(other, x, source.data(), kCount * sizeof(float));
     device->Add(device.stream(), {.count = kCount, .x = x, .y = y});
     seen.insert(AllNaN(device.Get(y, kCount)));
+    device->Synchronize(other);
   }
   EXPECT_EQ(seen.size(), 2u);
 }
@@ -245,6 +338,12 @@ TEST(CommandQueuesTest, SegmentsRunAgainAndAgain) {
     EXPECT_EQ(result, std::vector<float>(kCount, 32.0f));
     EXPECT_EQ(EmulatedWaits(*device), 4);
     EXPECT_TRUE(Says(ErrorOf([&] { device->Launch(device.stream(), twice); }), {"no segment"}));
+
+    device->BeginCapture(device.stream());
+    device->Post(device.stream(), Flags(*device, 1).as<uint32_t>());
+    const FiddlerSegment flagless = device->EndCapture(device.stream());
+    EXPECT_TRUE(
+        Says(ErrorOf([&] { device->Launch(device.stream(), flagless); }), {"post: a flag", "pinned"}));
   }
 }
 

@@ -104,6 +104,11 @@ TEST(DeviceMemoryTest, ReleaseWaits) {
 TEST(DeviceMemoryTest, PinnedMemory) {
   TestDevice device;
   alignas(4) std::byte own[64] = {};
+  const std::span<const std::byte> middle(own + 16, 8);
+  device->Pin(middle);
+  EXPECT_TRUE(Says(ErrorOf([&] { device->Pin({own, 17}); }), {"overlap"}));
+  EXPECT_TRUE(Says(ErrorOf([&] { device->Pin({own + 23, 17}); }), {"overlap"}));
+  device->Unpin(middle);
   device->Pin(own);
   EXPECT_TRUE(Says(ErrorOf([&] { device->Pin({own + 60, 8}); }), {"overlap"}));
   device->SetFlag(reinterpret_cast<uint32_t*>(own + 60));
@@ -155,6 +160,103 @@ TEST(DeviceTest, ArgumentsAreChecked) {
   EXPECT_TRUE(Says(mat_mul(0, 160, 0, 0), {"mat_mul: y: 128 bytes"}));
   EXPECT_TRUE(Says(mat_mul(12, 16, 0, 0), {"mat_mul: w: expected an address that is a multiple of 256"}));
   EXPECT_TRUE(Says(mat_mul(8, 4, 0, 0), {"mat_mul: x: 256 bytes"}));
+}
+
+TEST(DeviceTest, BatchesAreChecked) {
+  constexpr int64_t kCacheBytes = 2 * 2 * 32 * 32 * 4;  // two blocks of keys and values of 32 dimensions
+  struct Numbers {
+    std::vector<int32_t> positions = {30, 31, 32};
+    std::vector<int32_t> sequences = {0, 0, 0};
+    std::vector<int32_t> tables = {1, 0};
+    int64_t heads = 2;
+    uint64_t layer_offset = 0;
+  };
+  const auto attend = [](const Numbers& numbers) {
+    TestDevice device;
+    const std::vector<float> q(3 * 64, 1.0f);
+    device->Attend(device.stream(),
+                   {.batch = {.tokens = 3,
+                              .positions = device.Put(numbers.positions),
+                              .sequences = device.Put(numbers.sequences),
+                              .block_tables = device.Put(numbers.tables),
+                              .table_stride = 2},
+                    .num_heads = numbers.heads,
+                    .q = device.Put(q),
+                    .out = device.Room(3 * 64),
+                    .window = 0,
+                    .scale = 1,
+                    .padding = 0,
+                    .kv = {.layer = device.Room<std::byte>(kCacheBytes) + numbers.layer_offset,
+                           .head_stride = kCacheBytes,
+                           .kv_heads = 1,
+                           .head_dim = 32,
+                           .dtype = static_cast<int32_t>(DType::kF32),
+                           .padding = 0}});
+    device->Synchronize(device.stream());
+    return true;
+  };
+  EXPECT_TRUE(attend({}));
+  EXPECT_TRUE(Says(ErrorOf([&] {
+                     attend({.positions = {30, 32, 33}});
+                   }),
+                   {"attend: token 1: position 32 after 30"}));
+  EXPECT_TRUE(Says(ErrorOf([&] {
+                     attend({.positions = {62, 63, 64}});
+                   }),
+                   {"attend: position: expected 0 to 63"}));
+  EXPECT_TRUE(Says(ErrorOf([&] { attend({.sequences = {0, -1, 0}}); }), {"attend: sequences: no row -1"}));
+  EXPECT_TRUE(Says(ErrorOf([&] { attend({.sequences = {0, 1, 1}}); }), {"attend: block_tables: 16 bytes"}));
+  EXPECT_TRUE(Says(ErrorOf([&] {
+                     attend({.positions = {0, 0, 1}, .sequences = {0, 1, 0}, .tables = {0, 0, 0, 0}});
+                   }),
+                   {"attend: token 2: sequence 0 again"}));
+  EXPECT_TRUE(Says(ErrorOf([&] { attend({.tables = {1, -1}}); }), {"positions from 32 on are in block -1"}));
+  EXPECT_TRUE(Says(ErrorOf([&] { attend({.tables = {1, 2}}); }), {"attend: KV cache: 24576 bytes"}));
+  EXPECT_TRUE(Says(ErrorOf([&] { attend({.heads = 3}); }), {"attend: q: 1152 bytes"}));
+  EXPECT_TRUE(
+      Says(ErrorOf([&] { attend({.layer_offset = 64}); }), {"attend: KV cache", "a multiple of 256"}));
+}
+
+TEST(DeviceTest, FfnsAreChecked) {
+  struct Numbers {
+    int64_t neurons = 64;
+    int64_t num_slices = 1;
+    int64_t tokens = 2;
+    std::vector<int32_t> rows = {0, 1};
+    int32_t rounding = 0;
+    int64_t less_bytes = 0;
+  };
+  constexpr int64_t kSliceBytes = 3 * 64 * 32 * 4;
+  const auto ffn = [](const Numbers& numbers) {
+    TestDevice device;
+    const FiddlerSlices entry = {.slice = device.Room<std::byte>(kSliceBytes),
+                                 .num_slices = numbers.num_slices,
+                                 .tokens = numbers.tokens,
+                                 .rows = numbers.rows.data(),
+                                 .weights = nullptr,
+                                 .weights_on_device = 0};
+    device->Ffn(device.stream(), {.hidden = 32,
+                                  .slice_neurons = numbers.neurons,
+                                  .slice_bytes = kSliceBytes - numbers.less_bytes,
+                                  .format = static_cast<int32_t>(WeightFormat::kF32),
+                                  .rounding = numbers.rounding,
+                                  .x = device.Room(64),
+                                  .out = device.Room(64),
+                                  .entries = &entry,
+                                  .num_entries = 1});
+    device->Synchronize(device.stream());
+    return true;
+  };
+  EXPECT_TRUE(ffn({}));
+  EXPECT_TRUE(Says(ErrorOf([&] { ffn({.neurons = 32}); }), {"ffn: slice_neurons: expected 64 to"}));
+  EXPECT_TRUE(Says(ErrorOf([&] { ffn({.neurons = 96}); }), {"ffn: slices of 96 neurons"}));
+  EXPECT_TRUE(Says(ErrorOf([&] { ffn({.num_slices = 2}); }), {"ffn: slice: 49152 bytes"}));
+  EXPECT_TRUE(Says(ErrorOf([&] { ffn({.rows = {0, 2}}); }), {"ffn: x: 384 bytes"}));
+  EXPECT_TRUE(Says(ErrorOf([&] { ffn({.rows = {0, -1}}); }), {"ffn: rows: no row -1"}));
+  EXPECT_TRUE(
+      Says(ErrorOf([&] { ffn({.rounding = 2}); }), {"ffn: no products of f32 weights have rounding 2"}));
+  EXPECT_TRUE(Says(ErrorOf([&] { ffn({.less_bytes = 64}); }), {"ffn: slice_bytes: expected 24576"}));
+  EXPECT_TRUE(Says(ErrorOf([&] { ffn({.tokens = -1}); }), {"ffn: an entry of -1 tokens"}));
 }
 
 TEST(DeviceTest, StatusAndTextCrossTheBorder) {

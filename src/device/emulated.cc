@@ -18,21 +18,30 @@
 // before what their commands use.
 struct FiddlerDevice {
   FiddlerDevice(const fiddler::EmulatorOptions& options, const fiddler::CpuKernels& kernels)
-      : memory(options.memory_bytes, fiddler::Workers(options.pool)),
-        ops(memory, kernels, fiddler::Workers(options.pool)),
-        queues(ops, {.adversary_seed = options.adversary_seed,
-                     .threaded = options.pool == nullptr,
-                     .drop_wait = options.drop_wait}) {}
+      : memory(options.memory_bytes, fiddler::emulated::Workers(options.pool)),
+        ops(memory, kernels, fiddler::emulated::Workers(options.pool)),
+        queues(ops, fiddler::emulated::Streams(pinned, options.drop_wait),
+               fiddler::emulated::Schedule(options.adversary_seed),
+               /*threaded=*/options.pool == nullptr) {}
 
   std::string error;
-  fiddler::EmulatedMemory memory;
-  fiddler::PinnedMemory pinned;
-  fiddler::EmulatedOps ops;
-  fiddler::CommandQueues queues;
+  fiddler::emulated::EmulatedMemory memory;
+  fiddler::emulated::PinnedMemory pinned;
+  fiddler::emulated::EmulatedOps ops;
+  fiddler::emulated::CommandQueues queues;
 };
 
 namespace fiddler {
 namespace {
+
+using emulated::AwaitFlag;
+using emulated::Command;
+using emulated::FfnWork;
+using emulated::Operation;
+using emulated::PostFlag;
+using emulated::RecordEvent;
+using emulated::Streams;
+using emulated::WaitEvent;
 
 // No exception leaves: what `body` throws becomes a status and a text.
 template <typename Body>
@@ -68,8 +77,14 @@ int32_t CallOnceDone(FiddlerDevice* device, std::string_view call, const Release
   });
 }
 
+// For what changes what is queued: edit(Streams&).
+template <typename Editing>
+int32_t Edit(FiddlerDevice* device, const Editing& edit) noexcept {
+  return CallIfAlive(device, [&] { device->queues.Edit(edit); });
+}
+
 int32_t Push(FiddlerDevice* device, FiddlerStream stream, Command command) noexcept {
-  return CallIfAlive(device, [&] { device->queues.Push(stream, std::move(command)); });
+  return Edit(device, [&](Streams& streams) { streams.Push(stream, std::move(command)); });
 }
 
 template <typename T>
@@ -119,16 +134,16 @@ int32_t Unpin(FiddlerDevice* device, const void* data) {
 }
 
 int32_t CreateStream(FiddlerDevice* device, FiddlerStream* stream) {
-  return CallIfAlive(device, [&] {
+  return Edit(device, [&](Streams& streams) {
     RequirePointer(stream, "create_stream");
-    *stream = device->queues.CreateStream();
+    *stream = streams.CreateStream();
   });
 }
 
 int32_t CreateEvent(FiddlerDevice* device, FiddlerEvent* event) {
-  return CallIfAlive(device, [&] {
+  return Edit(device, [&](Streams& streams) {
     RequirePointer(event, "create_event");
-    *event = device->queues.CreateEvent();
+    *event = streams.CreateEvent();
   });
 }
 
@@ -146,37 +161,31 @@ int32_t Synchronize(FiddlerDevice* device, FiddlerStream stream) {
 
 int32_t CopyIn(FiddlerDevice* device, FiddlerStream stream, FiddlerAddress to, const void* from,
                uint64_t bytes) {
-  return CallIfAlive(device, [&] {
+  return Edit(device, [&](Streams& streams) {
     if (bytes > 0) RequirePointer(from, "copy_in: from");
     auto* const host = static_cast<std::byte*>(const_cast<void*>(from));  // read only: to_device
-    device->queues.Push(stream, Copy{.to_device = true, .device = to, .host = host, .bytes = bytes});
+    streams.Push(stream, emulated::Copy{.to_device = true, .device = to, .host = host, .bytes = bytes});
   });
 }
 
 int32_t CopyOut(FiddlerDevice* device, FiddlerStream stream, void* to, FiddlerAddress from, uint64_t bytes) {
-  return CallIfAlive(device, [&] {
+  return Edit(device, [&](Streams& streams) {
     if (bytes > 0) RequirePointer(to, "copy_out: to");
     auto* const host = static_cast<std::byte*>(to);
-    device->queues.Push(stream, Copy{.to_device = false, .device = from, .host = host, .bytes = bytes});
+    streams.Push(stream, emulated::Copy{.to_device = false, .device = from, .host = host, .bytes = bytes});
   });
 }
 
 int32_t ClearMemory(FiddlerDevice* device, FiddlerStream stream, FiddlerAddress to, uint64_t bytes) {
-  return Push(device, stream, Clear{.to = to, .bytes = bytes});
+  return Push(device, stream, emulated::Clear{.to = to, .bytes = bytes});
 }
 
 int32_t Post(FiddlerDevice* device, FiddlerStream stream, uint32_t* flag) {
-  return CallIfAlive(device, [&] {
-    device->pinned.RequireFlag(flag, "post");
-    device->queues.Push(stream, PostFlag{.flag = flag});
-  });
+  return Push(device, stream, PostFlag{.flag = flag});
 }
 
 int32_t Await(FiddlerDevice* device, FiddlerStream stream, uint32_t* flag) {
-  return CallIfAlive(device, [&] {
-    device->pinned.RequireFlag(flag, "await");
-    device->queues.Push(stream, AwaitFlag{.flag = flag});
-  });
+  return Push(device, stream, AwaitFlag{.flag = flag});
 }
 
 int32_t SetFlag(FiddlerDevice* device, uint32_t* flag) {
@@ -194,37 +203,37 @@ int32_t WaitFlag(FiddlerDevice* device, uint32_t* flag, double seconds) {
 }
 
 int32_t BeginCapture(FiddlerDevice* device, FiddlerStream stream) {
-  return CallIfAlive(device, [&] { device->queues.BeginCapture(stream); });
+  return Edit(device, [&](Streams& streams) { streams.BeginCapture(stream); });
 }
 
 int32_t EndCapture(FiddlerDevice* device, FiddlerStream stream, FiddlerSegment* segment) {
-  return CallIfAlive(device, [&] {
+  return Edit(device, [&](Streams& streams) {
     RequirePointer(segment, "end_capture");
-    *segment = device->queues.EndCapture(stream);
+    *segment = streams.EndCapture(stream);
   });
 }
 
 int32_t Launch(FiddlerDevice* device, FiddlerStream stream, FiddlerSegment segment) {
-  return CallIfAlive(device, [&] { device->queues.Launch(stream, segment); });
+  return Edit(device, [&](Streams& streams) { streams.Launch(stream, segment); });
 }
 
 int32_t ReleaseSegment(FiddlerDevice* device, FiddlerSegment segment) {
-  return CallIfAlive(device, [&] { device->queues.ReleaseSegment(segment); });
+  return Edit(device, [&](Streams& streams) { streams.ReleaseSegment(segment); });
 }
 
 // Any operation whose arguments hold no pointers.
 template <typename Args>
 int32_t Operate(FiddlerDevice* device, FiddlerStream stream, const Args* args) {
-  return CallIfAlive(device, [&] {
+  return Edit(device, [&](Streams& streams) {
     RequirePointer(args, "arguments");
-    device->queues.Push(stream, Operation(*args));
+    streams.Push(stream, Operation(*args));
   });
 }
 
 int32_t Ffn(FiddlerDevice* device, FiddlerStream stream, const FiddlerFfn* args) {
-  return CallIfAlive(device, [&] {
+  return Edit(device, [&](Streams& streams) {
     RequirePointer(args, "ffn");
-    device->queues.Push(stream, Operation(std::make_shared<const FfnWork>(*args)));
+    streams.Push(stream, Operation(std::make_shared<const FfnWork>(*args)));
   });
 }
 
@@ -276,7 +285,7 @@ std::unique_ptr<Device> OpenEmulatedDevice(const EmulatorOptions& options, const
 
 int64_t EmulatedWaits(Device& device) {
   CHECK(&device.api() == &kEmulatedApi, "{}", device.name());
-  return device.handle()->queues.num_waits();
+  return device.handle()->queues.Edit([](const Streams& streams) { return streams.num_waits(); });
 }
 
 }  // namespace fiddler

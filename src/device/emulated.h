@@ -1,8 +1,18 @@
 // A device for machines that have none: computes with the CPU's kernels, but is as unforgiving as a GPU can
-// be. Its memory has a hard cap and addresses of its own, which the host cannot read; whatever is allocated,
-// released or being copied to is poisoned (every byte 0xFF: NaNs in all formats); its streams run in any
-// order that events allow, chosen by a seed. So a missing wait, a use after release, an overrun give an error
-// or NaNs, every time the same.
+// be. Its memory has a hard cap and addresses of its own, which the host cannot read; whatever is allocated
+// or being copied to is poisoned (every byte 0xFF: NaNs in all formats); its streams run in any order that
+// events allow, chosen by a seed. So a missing wait, a use after release, an overrun give an error or NaNs,
+// every time the same.
+//
+// Memory. Every operand is checked when its operation runs, over all that the operation touches, down to
+// what row numbers and block tables in device memory say. Addresses are never used again: one that was
+// released is an error for ever. An error is the end of the device: every later call gives its text.
+// Copies. The destination is poisoned when a copy begins, or, if it is in host memory, at the call; a launch
+// is the call for what is in a segment. The source is read when the copy ends.
+// Flags. One that is set before it was taken, or that holds neither 0 nor 1 (pinned memory begins poisoned),
+// is an error.
+// Waits. Where nothing can go on, the host's wait fails at once and says what each stream waits for.
+// Close. What has not run by then never does.
 #pragma once
 
 #include <cstdint>
@@ -18,7 +28,7 @@ namespace fiddler {
 struct EmulatorOptions {
   uint64_t memory_bytes = 0;
   // Whose turn it is when several streams could go on, and how early copies begin and how late they end.
-  // Nothing: in the order of the calls.
+  // 12 seeds in a row have every strategy there is (schedule.h). Nothing: in the order of the calls.
   std::optional<uint64_t> adversary_seed;
   // Work runs when the host waits for it, on the waiting thread and this pool: nothing depends on time. Null:
   // on a thread of its own as soon as it may, single-threaded.

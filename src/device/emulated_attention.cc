@@ -4,7 +4,7 @@
 
 #include "device/emulated_ops.h"
 
-namespace fiddler {
+namespace fiddler::emulated {
 namespace {
 
 constexpr int64_t kMostPositions = int64_t{1} << 30;
@@ -109,6 +109,8 @@ void EmulatedOps::Do(const FiddlerRotateStore& args) {
   const Batch batch = Resolve(args.batch, args.kv, /*window=*/1, operands);
   operands.RequireSize("num_heads", args.num_heads, 1, 1 << 16);
   operands.RequireSize("rotary_dim", args.rotary_dim, 0, head_dim);
+  if (args.rotary_dim % 2 != 0) operands.Fail("rotary_dim {} is odd", args.rotary_dim);
+  if (!(args.clamp >= 0)) operands.Fail("clamp {}", args.clamp);
   const int64_t q_width = args.num_heads * head_dim;
   const int64_t kv_width = args.kv.kv_heads * head_dim;
   struct Norm {
@@ -226,4 +228,4 @@ void EmulatedOps::Do(const FiddlerAttend& args) {
   });
 }
 
-}  // namespace fiddler
+}  // namespace fiddler::emulated

@@ -5,7 +5,7 @@
 
 #include "device/emulated_ops.h"
 
-namespace fiddler {
+namespace fiddler::emulated {
 namespace {
 
 constexpr int64_t kNeuronGrain = 64;  // experts/slice.h
@@ -171,4 +171,4 @@ void EmulatedOps::Do(const std::shared_ptr<const FfnWork>& work) {
                         });
 }
 
-}  // namespace fiddler
+}  // namespace fiddler::emulated

@@ -7,7 +7,7 @@
 #include "base/error.h"
 #include "base/units.h"
 
-namespace fiddler {
+namespace fiddler::emulated {
 namespace {
 
 // In the hole of the address space that no 64-bit processor of today translates.
@@ -93,4 +93,4 @@ std::byte* EmulatedMemory::Translate(FiddlerAddress address, uint64_t bytes, uin
   return allocation.data() + offset;
 }
 
-}  // namespace fiddler
+}  // namespace fiddler::emulated

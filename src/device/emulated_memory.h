@@ -16,7 +16,7 @@
 #include "device/plugin.h"
 #include "device/workers.h"
 
-namespace fiddler {
+namespace fiddler::emulated {
 
 class EmulatedMemory {
  public:
@@ -58,4 +58,4 @@ class EmulatedMemory {
   std::map<FiddlerAddress, Allocation> allocations_;  // by first address; released ones stay, without data
 };
 
-}  // namespace fiddler
+}  // namespace fiddler::emulated

@@ -5,7 +5,7 @@
 
 #include "kernels/route.h"
 
-namespace fiddler {
+namespace fiddler::emulated {
 namespace {
 
 // Numbers that an elementwise operation gives a thread.
@@ -163,4 +163,4 @@ void EmulatedOps::Do(const FiddlerRoute& args) {
   }
 }
 
-}  // namespace fiddler
+}  // namespace fiddler::emulated

@@ -14,7 +14,7 @@
 #include "device/workers.h"
 #include "kernels/ops.h"
 
-namespace fiddler {
+namespace fiddler::emulated {
 
 // FiddlerFfn with its host arrays copied.
 struct FfnWork {
@@ -105,4 +105,4 @@ class EmulatedOps {
   Scratch per_worker_;
 };
 
-}  // namespace fiddler
+}  // namespace fiddler::emulated

@@ -4,7 +4,7 @@
 #include <functional>
 #include <string>
 
-namespace fiddler {
+namespace fiddler::emulated {
 
 std::byte* Operands::Bytes(FiddlerAddress address, int64_t bytes, std::string_view operand,
                            uint64_t alignment) const {
@@ -67,4 +67,4 @@ void Operands::RequireApart(const float* x, int64_t x_count, const float* y, int
   }
 }
 
-}  // namespace fiddler
+}  // namespace fiddler::emulated

@@ -11,7 +11,7 @@
 #include "device/emulated_memory.h"
 #include "kernels/ops.h"
 
-namespace fiddler {
+namespace fiddler::emulated {
 
 class Operands {
  public:
@@ -54,4 +54,4 @@ class Operands {
   std::string_view op_;
 };
 
-}  // namespace fiddler
+}  // namespace fiddler::emulated

@@ -7,7 +7,7 @@
 #include "base/error.h"
 #include "device/workers.h"
 
-namespace fiddler {
+namespace fiddler::emulated {
 
 std::byte* PinnedMemory::Allocate(uint64_t bytes) {
   const uint64_t size = std::max<uint64_t>(bytes, 1);
@@ -58,4 +58,4 @@ bool PinnedMemory::Overlaps(uintptr_t begin, uint64_t bytes) const {
   return next != ranges_.begin() && begin - std::prev(next)->first < std::prev(next)->second.bytes;
 }
 
-}  // namespace fiddler
+}  // namespace fiddler::emulated

@@ -11,7 +11,7 @@
 #include <new>
 #include <string_view>
 
-namespace fiddler {
+namespace fiddler::emulated {
 
 class PinnedMemory {
  public:
@@ -41,4 +41,4 @@ class PinnedMemory {
   std::map<uintptr_t, Range> ranges_;  // by first address
 };
 
-}  // namespace fiddler
+}  // namespace fiddler::emulated

@@ -5,7 +5,7 @@
  * Order. Work goes to streams. Within a stream it runs in order; between streams in any order that events
  * allow. A call only queues, unless it says that it waits. Arrays in host memory that an operation takes by
  * pointer are read before the call returns; what copies read and write must stay as it is until they have
- * run.
+ * run, and means nothing to who reads it before.
  *
  * Status. 0: done. Anything else: failed, error() says why in one line; the device may be of no further use.
  *
@@ -181,7 +181,7 @@ typedef struct FiddlerDeviceApi {
   int32_t (*memory)(FiddlerDevice*, FiddlerMemory* memory);
   int32_t (*allocate)(FiddlerDevice*, uint64_t bytes, FiddlerAddress* address); /* contents: anything */
   int32_t (*release)(FiddlerDevice*, FiddlerAddress address); /* waits until nothing uses it */
-  /* Host memory that copies reach at full speed and that flags may lie in. */
+  /* Host memory that copies reach at full speed and that flags may lie in. Contents: anything. */
   int32_t (*allocate_pinned)(FiddlerDevice*, uint64_t bytes, void** data);
   int32_t (*release_pinned)(FiddlerDevice*, void* data);
   /* The same for memory that is there already, such as the weights. */
@@ -208,7 +208,8 @@ typedef struct FiddlerDeviceApi {
   int32_t (*wait_flag)(FiddlerDevice*, uint32_t* flag, double seconds);
 
   /* What is queued on the stream in between does not run but becomes a segment, which may be run any number
-   * of times. */
+   * of times: as if all of it were called again at each launch, but for arrays in host memory, which are
+   * those of the capture. */
   int32_t (*begin_capture)(FiddlerDevice*, FiddlerStream);
   int32_t (*end_capture)(FiddlerDevice*, FiddlerStream, FiddlerSegment* segment);
   int32_t (*launch)(FiddlerDevice*, FiddlerStream, FiddlerSegment);

@@ -2,7 +2,7 @@
 
 #include <limits>
 
-namespace fiddler {
+namespace fiddler::emulated {
 
 Schedule::Schedule(std::optional<uint64_t> seed) : rng_(seed.value_or(0)) {
   if (!seed) return;
@@ -42,4 +42,4 @@ int Schedule::RankOf(StepKind kind) const {
   }
 }
 
-}  // namespace fiddler
+}  // namespace fiddler::emulated

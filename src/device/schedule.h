@@ -9,7 +9,7 @@
 #include "base/rng.h"
 #include "device/plugin.h"
 
-namespace fiddler {
+namespace fiddler::emulated {
 
 enum class StepKind : uint8_t { kSignal, kBeginCopy, kEndCopy, kCompute };  // kSignal: events and flags
 
@@ -53,4 +53,4 @@ class Schedule {
   Rng rng_;
 };
 
-}  // namespace fiddler
+}  // namespace fiddler::emulated

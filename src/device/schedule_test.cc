@@ -5,7 +5,7 @@
 #include <set>
 #include <vector>
 
-namespace fiddler {
+namespace fiddler::emulated {
 namespace {
 
 using enum StepKind;
@@ -48,4 +48,4 @@ TEST(ScheduleTest, SeedsInARowHaveEveryStrategyInBothManners) {
 }
 
 }  // namespace
-}  // namespace fiddler
+}  // namespace fiddler::emulated

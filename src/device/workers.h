@@ -8,7 +8,7 @@
 
 #include "base/thread_pool.h"
 
-namespace fiddler {
+namespace fiddler::emulated {
 
 class Workers {
  public:
@@ -52,4 +52,4 @@ class Workers {
 // What memory holds before something is written there: NaNs in all formats.
 inline constexpr int kPoison = 0xff;
 
-}  // namespace fiddler
+}  // namespace fiddler::emulated

@@ -5,7 +5,6 @@
 
 #include "base/check.h"
 #include "base/error.h"
-#include "base/units.h"
 
 namespace fiddler {
 namespace {
@@ -23,21 +22,6 @@ std::vector<SlicedFfn> AllExperts(const PackedModel& model) {
     next += model.spec.moe.num_experts;
   }
   return all;
-}
-
-int64_t SlotsThatFit(const DeviceNeeds& needs, uint64_t memory_bytes) {
-  const uint64_t fixed = needs.weight_bytes + needs.kv_bytes + needs.workspace_bytes + needs.ring_bytes;
-  if (fixed > memory_bytes) {
-    throw Error(
-        "device memory: expected at least {} ({} of weights that every token passes, {} of keys and values, "
-        "{} of "
-        "buffers, {} to pass experts through), got {}",
-        FormatBytes(fixed), FormatBytes(needs.weight_bytes), FormatBytes(needs.kv_bytes),
-        FormatBytes(needs.workspace_bytes), FormatBytes(needs.ring_bytes), FormatBytes(memory_bytes));
-  }
-  if (needs.slice_bytes == 0) return 0;
-  return std::min<int64_t>(needs.num_slices,
-                           static_cast<int64_t>((memory_bytes - fixed) / needs.slice_bytes));
 }
 
 }  // namespace
@@ -61,24 +45,38 @@ DeviceForward::Buffers DeviceForward::TakeBuffers(const PackedModel& model, cons
           .experts = HybridExperts::TakeBuffers(spec, tokens, arena)};
 }
 
-DeviceNeeds DeviceNeedsOf(const PackedModel& model, const ForwardLimits& limits) {
-  DeviceNeeds needs;
-  needs.weight_bytes = DeviceWeightBytes(model, limits.positions);
-  DeviceArena kv;
-  kv.Take(KvCache::Bytes(KvGeometryOf(model, limits.arithmetic), limits.kv_blocks));
-  needs.kv_bytes = kv.taken();
-  DeviceArena buffers;
-  DeviceForward::TakeBuffers(model, limits, buffers);
-  needs.workspace_bytes = buffers.taken();
+uint64_t DeviceForward::StagingBytes(const PackedModel& model, const ForwardLimits& limits) {
+  const int64_t numbers = limits.batch_tokens * (model.spec.hidden + 2) +
+                          limits.logit_rows * (model.spec.vocab_size + 1) +
+                          limits.sequences * TableStride(limits);
+  return static_cast<uint64_t>(numbers) * sizeof(float);  // floats and int32
+}
+
+MemoryNeeds DeviceMemoryNeeds(const PackedModel& model, const CpuKernels& kernels, ThreadPool& pool,
+                              const ForwardLimits& limits) {
+  MemoryNeeds needs;
   for (const PackedLayer& layer : model.weights.layers) {
     if (layer.experts.empty()) continue;
     const SlicedFfn& expert = layer.experts.front();
     needs.slice_bytes = static_cast<uint64_t>(expert.slice_bytes());
-    needs.num_slices += std::ssize(layer.experts) * expert.num_slices();
+    needs.num_expert_slices += std::ssize(layer.experts) * expert.num_slices();
   }
-  // Slots begin at an aligned address.
-  needs.ring_bytes =
-      ExpertStore::SlotBytes(0, static_cast<int64_t>(needs.slice_bytes)) + DeviceArena::kAlignment;
+  DeviceArena kv;
+  kv.Take(KvCache::Bytes(KvGeometryOf(model, limits.arithmetic), limits.kv_blocks));
+  DeviceArena buffers;
+  DeviceForward::TakeBuffers(model, limits, buffers);
+  needs.device_dense_bytes = DeviceWeightBytes(model, limits.positions);
+  needs.kv_bytes = kv.taken();
+  needs.device_workspace_bytes = buffers.taken() +
+                                 ExpertStore::SlotBytes(0, static_cast<int64_t>(needs.slice_bytes)) +
+                                 DeviceArena::kAlignment;  // what comes behind the slots is aligned
+
+  Workspace workspace(Workspace::Mode::kCount);
+  const ParallelOps ops(kernels, pool, limits.arithmetic, limits.batch_tokens, model.spec.hidden, workspace);
+  const SlicedFfnRunner runner(FfnLimitsOf(model, limits.batch_tokens), ops, workspace);
+  needs.host_weight_bytes = TotalBytes(model.weights);
+  needs.host_workspace_bytes = workspace.bytes() + DeviceForward::StagingBytes(model, limits) +
+                               HybridExperts::MailboxBytes(model.spec, limits.batch_tokens);
   return needs;
 }
 
@@ -90,12 +88,10 @@ DeviceForward::DeviceForward(const PackedModel& model, const CpuKernels& kernels
       stream_(device_.CreateStream()),
       ops_(kernels, pool, limits.arithmetic, limits.batch_tokens, model.spec.hidden, workspace_) {
   const ModelSpec& spec = model.spec;
-  const DeviceNeeds needs = DeviceNeedsOf(model, limits);
-  const int64_t num_slots = SlotsThatFit(needs, setup.memory_bytes);
-  arena_ = DeviceArena(device_,
-                       needs.weight_bytes + needs.kv_bytes + needs.workspace_bytes + needs.ring_bytes +
-                           static_cast<uint64_t>(num_slots) * needs.slice_bytes,
-                       "weights, keys and values, buffers and experts");
+  const MemoryPlan plan = PlanMemory(DeviceMemoryNeeds(model, kernels, pool, limits),
+                                     {.gpu_memory_bytes = setup.memory_bytes, .ram_bytes = UINT64_MAX});
+  if (!plan.fits) throw Error("{}", plan.reason);
+  arena_ = DeviceArena(device_, plan.vram_peak_bytes, "weights, keys and values, buffers and experts");
   weights_ = UploadWeights(model, limits.positions, device_, arena_);
   kv_ = arena_.Take(KvCache::Bytes(KvGeometryOf(model, limits.arithmetic), limits.kv_blocks));
   buffers_ = TakeBuffers(model, limits, arena_);
@@ -108,7 +104,7 @@ DeviceForward::DeviceForward(const PackedModel& model, const CpuKernels& kernels
                                .is_moe = {is_moe.get(), spec.layers.size()},
                                .num_experts = spec.moe.num_experts,
                                .num_slices = typical.num_slices(),
-                               .num_slots = num_slots},
+                               .num_slots = plan.num_slots},
                               setup.cost);
   store_ = std::make_unique<ExpertStore>(all_experts_, policy_->Slots(), device_, stream_, arena_);
   store_->Place(policy_->Placement(setup.popularity));
@@ -116,11 +112,7 @@ DeviceForward::DeviceForward(const PackedModel& model, const CpuKernels& kernels
                                              buffers_.experts, *store_, *policy_);
 
   const int64_t tokens = limits.batch_tokens;
-  const auto bytes = [](int64_t count) { return static_cast<uint64_t>(count) * 4; };  // of floats or int32
-  staging_ = PinnedBuffer(device_,
-                          bytes(tokens * spec.hidden + limits.logit_rows * (spec.vocab_size + 1) +
-                                2 * tokens + limits.sequences * TableStride(limits)),
-                          "staging");
+  staging_ = PinnedBuffer(device_, StagingBytes(model, limits), "staging");
   embedded_ = staging_.as<float>();
   host_logits_ = embedded_ + tokens * spec.hidden;
   host_rows_ = reinterpret_cast<int32_t*>(host_logits_ + limits.logit_rows * spec.vocab_size);

@@ -18,19 +18,14 @@
 #include "engine/forward.h"
 #include "engine/hybrid_experts.h"
 #include "engine/workspace.h"
+#include "plan/memory_plan.h"
 
 namespace fiddler {
 
-// What a model needs beside its expert slots.
-struct DeviceNeeds {
-  uint64_t weight_bytes = 0;     // what every token passes, on the device
-  uint64_t kv_bytes = 0;         // on the device
-  uint64_t workspace_bytes = 0;  // on the device
-  uint64_t ring_bytes = 0;       // slots that slices pass through
-  uint64_t slice_bytes = 0;
-  int64_t num_slices = 0;  // of all routed experts
-};
-DeviceNeeds DeviceNeedsOf(const PackedModel& model, const ForwardLimits& limits);
+// What a forward pass on a device takes, on both sides: all that PlanMemory (plan/memory_plan.h) wants to
+// know. The ring of the expert store counts as device workspace.
+MemoryNeeds DeviceMemoryNeeds(const PackedModel& model, const CpuKernels& kernels, ThreadPool& pool,
+                              const ForwardLimits& limits);
 
 class DeviceForward final : public Forward {
  public:
@@ -65,7 +60,9 @@ class DeviceForward final : public Forward {
     FiddlerAddress block_tables = 0;
     HybridExperts::Buffers experts;
   };
-  friend DeviceNeeds DeviceNeedsOf(const PackedModel& model, const ForwardLimits& limits);
+  friend MemoryNeeds DeviceMemoryNeeds(const PackedModel& model, const CpuKernels& kernels, ThreadPool& pool,
+                                       const ForwardLimits& limits);
+  static uint64_t StagingBytes(const PackedModel& model, const ForwardLimits& limits);
   static Buffers TakeBuffers(const PackedModel& model, const ForwardLimits& limits, DeviceArena& arena);
 
   void Upload(std::span<const BatchEntry> batch);

@@ -8,9 +8,14 @@ namespace fiddler {
 
 HostForward::HostForward(const PackedModel& model, const CpuKernels& kernels, ThreadPool& pool,
                          const ForwardLimits& limits)
+    : HostForward(model, kernels, pool, limits, Workspace::Mode::kAllocate) {}
+
+HostForward::HostForward(const PackedModel& model, const CpuKernels& kernels, ThreadPool& pool,
+                         const ForwardLimits& limits, Workspace::Mode mode)
     : model_(model),
       limits_(limits),
-      cache_(KvGeometryOf(model, limits.arithmetic), limits.kv_blocks),
+      cache_(KvGeometryOf(model, limits.arithmetic), mode == Workspace::Mode::kCount ? 0 : limits.kv_blocks),
+      workspace_(mode),
       ops_(kernels, pool, limits.arithmetic, std::max(limits.batch_tokens, limits.logit_rows),
            std::max(model.spec.hidden, model.spec.attention.q_width()), workspace_),
       hidden_(workspace_.Floats(limits.batch_tokens * model.spec.hidden)),
@@ -19,6 +24,13 @@ HostForward::HostForward(const PackedModel& model, const CpuKernels& kernels, Th
       logits_(workspace_.Floats(limits.logit_rows * model.spec.vocab_size)),
       attention_(model.spec, ops_, cache_, limits.positions, limits.batch_tokens, workspace_),
       ffn_(model, ops_, limits.batch_tokens, workspace_) {}
+
+HostForward::Needs HostForward::NeedsOf(const PackedModel& model, const CpuKernels& kernels, ThreadPool& pool,
+                                        const ForwardLimits& limits) {
+  const HostForward counted(model, kernels, pool, limits, Workspace::Mode::kCount);
+  return {.kv_bytes = KvCache::Bytes(KvGeometryOf(model, limits.arithmetic), limits.kv_blocks),
+          .workspace_bytes = counted.workspace_.bytes()};
+}
 
 void HostForward::Run(std::span<const BatchEntry> batch) {
   const ModelSpec& spec = model_.spec;

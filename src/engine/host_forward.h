@@ -21,11 +21,22 @@ class HostForward final : public Forward {
   HostForward(const HostForward&) = delete;
   HostForward& operator=(const HostForward&) = delete;
 
+  // Bytes that one with these limits takes: keys and values, and buffers. Takes none.
+  struct Needs {
+    uint64_t kv_bytes = 0;
+    uint64_t workspace_bytes = 0;
+  };
+  static Needs NeedsOf(const PackedModel& model, const CpuKernels& kernels, ThreadPool& pool,
+                       const ForwardLimits& limits);
+
   void Run(std::span<const BatchEntry> batch) override;
   std::span<float> Logits(std::span<const int32_t> rows) override;
   void Observe(RoutingObserver observer) override { ffn_.Observe(std::move(observer)); }
 
  private:
+  HostForward(const PackedModel& model, const CpuKernels& kernels, ThreadPool& pool,
+              const ForwardLimits& limits, Workspace::Mode mode);
+
   void Embed(std::span<const BatchEntry> batch);
 
   const PackedModel& model_;

@@ -82,10 +82,7 @@ class ExpertCache final : public RulePolicy {
     return options;
   }
   std::vector<ExpertId> Placement(std::span<const int64_t> popularity) const override {
-    std::vector<ExpertId> ids = ByPopularity(popularity);
-    std::vector<int64_t> left(static_cast<size_t>(num_layers()), Whole(num_slots() / num_layers()));
-    std::erase_if(ids, [&](ExpertId id) { return left[static_cast<size_t>(id / num_experts())]-- <= 0; });
-    return ids;
+    return MostPopularOfLayers(popularity, Whole(slots_per_layer()));
   }
 
  protected:

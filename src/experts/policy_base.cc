@@ -26,6 +26,7 @@ ResidencyOptions PolicyBase::SlotOptions(Eviction eviction, int64_t num_slots) c
           .num_experts = num_experts_,
           .num_slices = num_slices_,
           .num_slots = num_slots,
+          .is_moe = is_moe_,
           .eviction = eviction};
 }
 
@@ -44,6 +45,19 @@ std::vector<ExpertId> PolicyBase::ByPopularity(std::span<const int64_t> populari
     return popularity[static_cast<size_t>(a)] > popularity[static_cast<size_t>(b)];
   });
   return ids;
+}
+
+std::vector<ExpertId> PolicyBase::MostPopularOfLayers(std::span<const int64_t> popularity,
+                                                      int64_t experts) const {
+  std::vector<ExpertId> ids = ByPopularity(popularity);
+  std::vector<int64_t> left(is_moe_.size(), experts);
+  std::erase_if(ids, [&](ExpertId id) { return left[static_cast<size_t>(id / num_experts_)]-- <= 0; });
+  return ids;
+}
+
+int64_t PolicyBase::slots_per_layer() const {
+  const auto layers = std::count(is_moe_.begin(), is_moe_.end(), uint8_t{1});
+  return layers == 0 ? 0 : num_slots_ / layers;
 }
 
 std::span<const ExpertLoad> PolicyBase::Loads(int64_t layer, std::span<const ExpertWork> work,

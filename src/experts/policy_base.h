@@ -19,12 +19,13 @@ class PolicyBase : public Policy {
  protected:
   PolicyBase(std::string_view name, const PolicyGeometry& geometry, const CostModel& cost);
 
-  // num_slots of the geometry at most; 0 without a GPU.
   ResidencyOptions SlotOptions(Eviction eviction, int64_t num_slots) const;
 
   // All experts there are, by descending popularity; ties, and all if popularity is empty, by number and then
   // by layer, so that every layer has as many.
   std::vector<ExpertId> ByPopularity(std::span<const int64_t> popularity) const;
+  // Those of ByPopularity that are among the first `experts` of their layer.
+  std::vector<ExpertId> MostPopularOfLayers(std::span<const int64_t> popularity, int64_t experts) const;
   bool IsMoe(ExpertId id) const { return is_moe_[static_cast<size_t>(id / num_experts())] != 0; }
 
   // What the layer plan is asked about: an element for each ExpertWork. Valid until the next call.
@@ -34,7 +35,8 @@ class PolicyBase : public Policy {
   int64_t num_layers() const { return static_cast<int64_t>(is_moe_.size()); }
   int64_t num_experts() const { return num_experts_; }
   int64_t num_slices() const { return num_slices_; }
-  int64_t num_slots() const { return num_slots_; }
+  int64_t num_slots() const { return num_slots_; }  // 0 without a GPU
+  int64_t slots_per_layer() const;                  // of those with experts
   const CostModel& cost() const { return cost_; }
   LayerPlanner& planner() { return planner_; }
 

@@ -21,18 +21,26 @@ Residency::Residency(const ResidencyOptions& options) : options_(options) {
             options.num_slots >= 0,
         "{} layers, {} experts, {} slices, {} slots", options.num_layers, options.num_experts,
         options.num_slices, options.num_slots);
+  CHECK(options.is_moe.empty() || std::ssize(options.is_moe) == options.num_layers, "{} layers, {} told",
+        options.num_layers, options.is_moe.size());
   const int64_t experts = options.num_layers * options.num_experts;
-  const int64_t num_pools = options.per_layer ? options.num_layers : 1;
-  const int64_t keys = experts / num_pools;
-  const int64_t slots = options.num_slots / num_pools;
   resident_.resize(static_cast<size_t>(experts));
   slots_.resize(static_cast<size_t>(experts * options.num_slices));
+  const int64_t num_pools = options.per_layer ? options.num_layers : 1;
+  const auto has_slots = [&](int64_t pool) {
+    return !options.per_layer || options.is_moe.empty() || options.is_moe[static_cast<size_t>(pool)] != 0;
+  };
+  int64_t sharers = 0;
+  for (int64_t i = 0; i < num_pools; ++i) sharers += has_slots(i) ? 1 : 0;
+  SlotId next_slot = 0;
   pools_.reserve(static_cast<size_t>(num_pools));
   for (int64_t i = 0; i < num_pools; ++i) {
-    Pool& pool = pools_.emplace_back(MakeQueue(options, keys));
-    pool.first_id = static_cast<ExpertId>(i * keys);
-    pool.free.resize(static_cast<size_t>(slots));
-    std::iota(pool.free.rbegin(), pool.free.rend(), static_cast<SlotId>(i * slots));  // lowest slot first
+    Pool& pool = pools_.emplace_back(MakeQueue(options, experts / num_pools));
+    pool.first_id = static_cast<ExpertId>(i * (experts / num_pools));
+    if (!has_slots(i)) continue;
+    pool.free.resize(static_cast<size_t>(options.num_slots / sharers));
+    std::iota(pool.free.rbegin(), pool.free.rend(), next_slot);  // the lowest slot first
+    next_slot += static_cast<SlotId>(pool.free.size());
   }
   pinned_.reserve(static_cast<size_t>(experts));
 }
@@ -57,6 +65,11 @@ SlotId Residency::Slot(ExpertId id, int64_t slice) const {
   CHECK(slice >= 0 && slice < Resident(id), "slice {} of expert {}, which has {} resident", slice, id,
         Resident(id));
   return slots_[IndexOf(id) * static_cast<size_t>(options_.num_slices) + static_cast<size_t>(slice)];
+}
+
+double Residency::Worth(ExpertId id) const {
+  const Pool& pool = pools_[PoolOf(id)];
+  return pool.queue.WorthOf(id - pool.first_id);
 }
 
 void Residency::AdvanceTokens(int64_t tokens) {

@@ -33,7 +33,8 @@ struct ResidencyOptions {
   int64_t num_experts = 0;  // of a layer
   int64_t num_slices = 0;   // of an expert
   int64_t num_slots = 0;
-  bool per_layer = false;  // every layer has num_slots / num_layers of its own
+  bool per_layer = false;            // every layer that has experts has as many of its own
+  std::vector<uint8_t> is_moe = {};  // [num_layers]; empty: all have experts. For per_layer only
   Eviction eviction = Eviction::kDecayedFrequency;
   double decay = 1;  // kDecayedFrequency: what a token wanted is worth one token later
 };
@@ -56,6 +57,10 @@ class Residency {
   int64_t Resident(ExpertId id) const;
   SlotId Slot(ExpertId id, int64_t slice) const;          // of a resident slice
   int64_t num_resident() const { return num_resident_; }  // slices, of all experts
+
+  // What decides who goes first; comparable among the experts of a layer, until AdvanceTokens.
+  // kDecayedFrequency only, else 0.
+  double Worth(ExpertId id) const;
 
   // So many tokens have passed; frequencies decay. Once a step, not once a layer.
   void AdvanceTokens(int64_t tokens);

@@ -14,8 +14,8 @@ class Policies(TestCase):
     def test_same_tokens_with_room_for_a_quarter_of_the_experts(self) -> None:
         expected = self.succeed(*RUN).json()
         # All but the slots, as the refusal says, and a quarter of the slices.
-        need = self.refuse(*RUN, "--device", "emulated", "--gpu-memory", "1MiB", mentions=("device memory", "at least"))
-        fixed_mib = float(need.split("at least ")[1].split(" MiB")[0])
+        need = self.refuse(*RUN, "--device", "emulated", "--gpu-memory", "1MiB", mentions=("GPU memory", "need"))
+        fixed_mib = float(need.split("workspace need ")[1].split(" MiB")[0])
         memory = f"{int((fixed_mib + 0.05) * 1024 + SLICES // 4 * 96)}KiB"
         for policy in POLICIES:
             for order in ((), ("--adversary", "1"), ("--adversary", "2")):
