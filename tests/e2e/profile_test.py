@@ -30,6 +30,17 @@ def read_trace(file: Path) -> tuple[tuple[int, int, int], list[int], list[int]]:
     return (layers, experts, top_k), step_tokens, ids
 
 
+def listing(folder: Path) -> list[tuple[str, int]]:
+    """Names and sizes."""
+    entries = []
+    for entry in os.scandir(folder):
+        try:
+            entries.append((entry.name, entry.stat().st_size))
+        except FileNotFoundError:  # renamed meanwhile
+            entries.append((entry.name, -1))
+    return sorted(entries)
+
+
 class Choices(TestCase):
     def test_trace_is_what_the_routers_chose(self) -> None:
         """Against the choices of transformers' routers, every layer and token."""
@@ -81,6 +92,15 @@ class DemoModel(TestCase):
         self.assertEqual(picture.tag, "{http://www.w3.org/2000/svg}svg")
         cells = picture.findall("{http://www.w3.org/2000/svg}rect")
         self.assertGreaterEqual(len(cells), 4 * 8)
+
+    def test_the_profile_that_is_shipped(self) -> None:
+        """Whatever the processor: a few choices in a thousand change with the order of sums."""
+        shipped = json.loads((DEMO / "popularity.json").read_text())
+        result = self.succeed("profile", DEMO, "--max-tokens", "100000", "--json").json()
+        self.assertEqual(result["tokens"], shipped["tokens"])
+        for layer, expected in zip(result["counts"], shipped["counts"]):
+            moved = sum(abs(count - other) for count, other in zip(layer, expected)) / 2
+            self.assertLess(moved, 0.005 * sum(expected))
 
     def test_deterministic_whatever_the_threads(self) -> None:
         folder = self.folder()
@@ -140,17 +160,23 @@ class Killed(TestCase):
         duration = time.monotonic() - start
         choose = random.Random(1)
         replaced = 0
-        for _ in range(40):
+        for i in range(60):
             for file in files.values():
                 file.write_bytes(b"old")
+            before = listing(folder)
             with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-                time.sleep(duration * choose.uniform(0.3, 1.1))
+                if i % 2 == 0:
+                    time.sleep(duration * choose.uniform(0.3, 1.1))
+                else:  # while something is being written
+                    while process.poll() is None and listing(folder) == before:
+                        pass
+                    time.sleep(choose.choice((0, 0, 0.001, 0.003)))
                 process.send_signal(signal.SIGKILL)
             for option, content in contents().items():
                 self.assertIn(content, (old[option], new[option]), option)
                 replaced += content == new[option]
         self.assertGreater(replaced, 0)  # else nothing was tried
-        self.assertLess(replaced, 3 * 40)
+        self.assertLess(replaced, 3 * 60)
 
 
 if __name__ == "__main__":
