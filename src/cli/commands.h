@@ -13,6 +13,7 @@ void RegisterEval(CLI::App& app);
 void RegisterBench(CLI::App& app);
 void RegisterProfile(CLI::App& app);
 void RegisterCalibrate(CLI::App& app);
+void RegisterPlan(CLI::App& app);
 void RegisterSimulate(CLI::App& app);
 
 }  // namespace fiddler

@@ -32,6 +32,7 @@ int main(int argc, char** argv) {
   fiddler::RegisterBench(app);
   fiddler::RegisterProfile(app);
   fiddler::RegisterCalibrate(app);
+  fiddler::RegisterPlan(app);
   fiddler::RegisterSimulate(app);
 
   constexpr int kBadInput = 1;

@@ -62,34 +62,4 @@ SimulatedModel DescribeForSimulation(const Model& model, const PackedWeights& we
   return simulated;
 }
 
-MemoryNeeds EstimateMemoryNeeds(const Model& model, const PackedWeights& weights, int64_t positions,
-                                int64_t chunk_tokens, bool has_gpu) {
-  constexpr uint64_t kLibraries = uint64_t{400} << 20;  // a CUDA context with its kernels
-  constexpr int64_t kTransitSlots = 4;
-  constexpr int64_t kActivations = 16;  // float32 vectors as wide as the model that a token of a chunk needs
-  const ModelSpec& spec = model.spec();
-  const SlicedFfn& expert = TypicalFfn(weights);
-  const uint64_t kv =
-      static_cast<uint64_t>(KvBytes(spec)) * static_cast<uint64_t>(positions * spec.num_layers());
-  const uint64_t workspace =
-      static_cast<uint64_t>(chunk_tokens * (kActivations + spec.moe.top_k) * spec.hidden) * sizeof(float);
-  int64_t slices = 0;
-  for (const PackedLayer& layer : weights.layers) slices += std::ssize(layer.experts) * expert.num_slices();
-  MemoryNeeds needs = {.device_dense_bytes = DenseBytes(weights),
-                       .kv_bytes = kv,
-                       .device_workspace_bytes = workspace + kLibraries,
-                       .transit_slots = kTransitSlots,
-                       .slice_bytes = static_cast<uint64_t>(expert.slice_bytes()),
-                       .num_expert_slices = slices,
-                       .host_weight_bytes = TotalBytes(weights),
-                       .host_workspace_bytes = workspace};
-  if (has_gpu) {
-    needs.host_weight_bytes -= DenseBytes(weights);
-    if (weights.head_is_embedding) needs.host_weight_bytes += weights.embedding.bytes();  // on both sides
-  } else {
-    needs.host_workspace_bytes += kv;
-  }
-  return needs;
-}
-
 }  // namespace fiddler

@@ -1,42 +1,42 @@
-// Hands out parts of one run of device memory. Without a device it only counts, so that the code that asks
-// for memory also says how much that is before anything is taken.
+// Hands out device memory that goes when the arena does; every part is an allocation of its own, so that a
+// device that checks can tell them apart. Without a device it only counts: the code that asks for memory also
+// says how much that is before anything is taken.
 #pragma once
 
 #include <cstdint>
 #include <string_view>
+#include <vector>
 
-#include "base/check.h"
 #include "device/device.h"
 
 namespace fiddler {
 
 class DeviceArena {
  public:
-  static constexpr uint64_t kAlignment = 256;  // what matrices, slices and caches need (plugin.h)
+  static constexpr uint64_t kAlignment = 256;  // what matrices need (plugin.h)
 
   DeviceArena() = default;  // counts; addresses are of no memory
-  DeviceArena(Device& device, uint64_t bytes, std::string_view what)
-      : memory_(device, bytes, what), base_(memory_.address()), counts_(false) {}
+  explicit DeviceArena(Device& device) : device_(&device) {}
 
-  FiddlerAddress Take(uint64_t bytes) {
-    const FiddlerAddress address = base_ + taken_;
-    taken_ += (bytes + kAlignment - 1) / kAlignment * kAlignment;
-    CHECK(counts_ || taken_ <= memory_.bytes(), "{} bytes of {}", taken_, memory_.bytes());
-    return address;
+  // `what` names it in the error when the memory is not there.
+  FiddlerAddress Take(uint64_t bytes, std::string_view what) {
+    const uint64_t rounded = (bytes + kAlignment - 1) / kAlignment * kAlignment;
+    taken_ += rounded;
+    if (device_ == nullptr) return taken_;  // never 0 and never looked at
+    parts_.emplace_back(*device_, rounded, what);
+    return parts_.back().address();
   }
   template <typename T>
   FiddlerAddress Array(int64_t count) {
-    return Take(static_cast<uint64_t>(count) * sizeof(T));
+    return Take(static_cast<uint64_t>(count) * sizeof(T), "buffers");
   }
 
-  bool counts() const { return counts_; }
   uint64_t taken() const { return taken_; }
 
  private:
-  DeviceBuffer memory_;
-  FiddlerAddress base_ = kAlignment;  // an address is never 0
+  Device* device_ = nullptr;
+  std::vector<DeviceBuffer> parts_;
   uint64_t taken_ = 0;
-  bool counts_ = true;
 };
 
 }  // namespace fiddler

@@ -62,14 +62,14 @@ MemoryNeeds DeviceMemoryNeeds(const PackedModel& model, const CpuKernels& kernel
     needs.num_expert_slices += std::ssize(layer.experts) * expert.num_slices();
   }
   DeviceArena kv;
-  kv.Take(KvCache::Bytes(KvGeometryOf(model, limits.arithmetic), limits.kv_blocks));
+  kv.Take(KvCache::Bytes(KvGeometryOf(model, limits.arithmetic), limits.kv_blocks), "keys and values");
   DeviceArena buffers;
   DeviceForward::TakeBuffers(model, limits, buffers);
   needs.device_dense_bytes = DeviceWeightBytes(model, limits.positions);
   needs.kv_bytes = kv.taken();
   needs.device_workspace_bytes = buffers.taken() +
                                  ExpertStore::SlotBytes(0, static_cast<int64_t>(needs.slice_bytes)) +
-                                 DeviceArena::kAlignment;  // what comes behind the slots is aligned
+                                 DeviceArena::kAlignment;  // the slots are a multiple of it
 
   Workspace workspace(Workspace::Mode::kCount);
   const ParallelOps ops(kernels, pool, limits.arithmetic, limits.batch_tokens, model.spec.hidden, workspace);
@@ -86,14 +86,15 @@ DeviceForward::DeviceForward(const PackedModel& model, const CpuKernels& kernels
       limits_(limits),
       device_(*setup.device),
       stream_(device_.CreateStream()),
-      ops_(kernels, pool, limits.arithmetic, limits.batch_tokens, model.spec.hidden, workspace_) {
+      ops_(kernels, pool, limits.arithmetic, limits.batch_tokens, model.spec.hidden, workspace_),
+      arena_(device_) {
   const ModelSpec& spec = model.spec;
   const MemoryPlan plan = PlanMemory(DeviceMemoryNeeds(model, kernels, pool, limits),
                                      {.gpu_memory_bytes = setup.memory_bytes, .ram_bytes = UINT64_MAX});
   if (!plan.fits) throw Error("{}", plan.reason);
-  arena_ = DeviceArena(device_, plan.vram_peak_bytes, "weights, keys and values, buffers and experts");
   weights_ = UploadWeights(model, limits.positions, device_, arena_);
-  kv_ = arena_.Take(KvCache::Bytes(KvGeometryOf(model, limits.arithmetic), limits.kv_blocks));
+  kv_ = arena_.Take(KvCache::Bytes(KvGeometryOf(model, limits.arithmetic), limits.kv_blocks),
+                    "keys and values");
   buffers_ = TakeBuffers(model, limits, arena_);
 
   const std::unique_ptr<bool[]> is_moe(new bool[spec.layers.size()]);

@@ -233,7 +233,7 @@ TEST_P(RandomPlansTest, SameLogitsWhateverThePlan) {
     ASSERT_LE(MaxDifference(logits, expected), kLogitTolerance)
         << "seed " << seed << ", " << slots << " slots, policy " << policy;
     const FiddlerMemory memory = machine.device->memory();
-    ASSERT_EQ(memory.peak_bytes, machine.setup.memory_bytes) << "predicted: the whole budget";
+    ASSERT_LE(memory.peak_bytes, machine.setup.memory_bytes);
   }
 }
 

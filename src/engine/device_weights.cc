@@ -15,7 +15,7 @@ class Placer {
 
   FiddlerAddress Bytes(const void* data, uint64_t bytes) {
     if (bytes == 0) return 0;
-    const FiddlerAddress address = arena_.Take(bytes);
+    const FiddlerAddress address = arena_.Take(bytes, "weights");
     if (device_ != nullptr) device_->CopyIn(stream_, address, data, bytes);
     return address;
   }

@@ -32,7 +32,7 @@ ExpertStore::ExpertStore(std::span<const SlicedFfn> experts, const ResidencyOpti
       device_(device),
       compute_(compute),
       copies_(device.CreateStream()),
-      slots_(arena.Take(SlotBytes(options.num_slots, slice_bytes_))),
+      slots_(arena.Take(SlotBytes(options.num_slots, slice_bytes_), "slots of experts")),
       arrived_(device.CreateEvent()) {
   CHECK(std::ssize(experts) == options.num_layers * options.num_experts, "{} experts", experts.size());
   for (int64_t i = 0; i < kRingChunks; ++i) ring_.push_back({.read = device.CreateEvent()});

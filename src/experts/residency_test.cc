@@ -53,6 +53,15 @@ class Naive {
 
   int64_t Resident(ExpertId id) const { return experts_[static_cast<size_t>(id)].resident; }
 
+  int64_t Room(ExpertId id) const {
+    int64_t room = Slots() - Used(id);
+    if (Victim(id)) {
+      for (ExpertId other = 0; other < static_cast<ExpertId>(Count()); ++other)
+        if (other != id && Compete(id, other) && !pinned_.contains(other)) room += Resident(other);
+    }
+    return std::min(room, options_.num_slices - Resident(id));
+  }
+
  private:
   struct Expert {
     double worth = 0;
@@ -173,6 +182,7 @@ void ExpectLikeNaive(const ResidencyOptions& options, uint64_t seed) {
           continue;
         }
         const int64_t room = residency.Room(id);
+        ASSERT_EQ(room, naive.Room(id)) << "step " << step << ", expert " << id;
         const std::optional<Residency::Admission> got = residency.Admit(id);
         const Naive::Outcome expected = naive.Admit(id);
         ASSERT_EQ(got.has_value(), expected.admitted) << "step " << step << ", expert " << id;

@@ -100,6 +100,15 @@ TEST(VirtualRunTest, WhatWasFetchedStays) {
   EXPECT_NEAR(result.generation.link_bytes, 10e6, 1);
 }
 
+// Experts 1 and 2 come in one step, with room for one: the second may not take the first one's slots.
+TEST(VirtualRunTest, WhatAStepNeedsIsNotEvictedInIt) {
+  const VirtualResult result = RunTrace({.policy = "expert-cache",
+                                         .slots = 10,
+                                         .experts = {1, 2, 1},
+                                         .scenario = {.prompt_tokens = 2, .generated_tokens = 2}});
+  EXPECT_EQ(result.generation.hits, 1);
+}
+
 TEST(VirtualRunTest, WithoutOverlapTimesAddUp) {
   TestRun run;
   run.policy = "balanced";
