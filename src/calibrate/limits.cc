@@ -5,7 +5,6 @@
 #include <chrono>
 #include <cstring>
 #include <numeric>
-#include <span>
 #include <vector>
 
 #include "kernels/probe.h"
@@ -22,8 +21,11 @@ size_t ReadBytes(int threads) {
 }  // namespace
 
 LimitProbe::LimitProbe(const CpuKernels& kernels, ThreadPool& pool)
-    : kernels_(kernels), pool_(pool), memory_(ReadBytes(pool.num_threads()), "read probe") {
-  const std::span<std::byte> bytes = memory_.bytes();
+    : kernels_(kernels),
+      pool_(pool),
+      own_memory_(ReadBytes(pool.num_threads()), "read probe"),
+      memory_(own_memory_.bytes()) {
+  const std::span<std::byte> bytes = own_memory_.bytes();
   pool_.Run([&](int worker) {
     const Range part =
         SplitRange(static_cast<int64_t>(bytes.size()), pool_.num_threads(), worker, kHugePageBytes);
@@ -31,6 +33,9 @@ LimitProbe::LimitProbe(const CpuKernels& kernels, ThreadPool& pool)
     std::memset(bytes.data() + part.begin, 0x3f, static_cast<size_t>(part.end - part.begin));
   });
 }
+
+LimitProbe::LimitProbe(const CpuKernels& kernels, ThreadPool& pool, std::span<const std::byte> memory)
+    : kernels_(kernels), pool_(pool), memory_(memory) {}
 
 // Calls rate(worker), operations a second, on all threads at once.
 template <class Rate>
@@ -45,8 +50,8 @@ double LimitProbe::BestSum(const Rate& rate) {
 }
 
 double LimitProbe::ReadGigabytesPerSecond() {
-  const std::span<const float> floats(reinterpret_cast<const float*>(memory_.bytes().data()),
-                                      memory_.bytes().size() / sizeof(float));
+  const std::span<const float> floats(reinterpret_cast<const float*>(memory_.data()),
+                                      memory_.size() / sizeof(float));
   std::atomic<float> sink = 0;
   double best = 0;
   for (int i = 0; i < kTries; ++i) {

@@ -2,6 +2,9 @@
 // against.
 #pragma once
 
+#include <cstddef>
+#include <span>
+
 #include "base/memory.h"
 #include "base/thread_pool.h"
 #include "kernels/ops.h"
@@ -24,6 +27,9 @@ class LimitProbe {
   // Both must outlive this object. Allocates and fills 256 MiB for each thread, at least 1 GiB: far above the
   // caches. Throws Error if memory is short.
   LimitProbe(const CpuKernels& kernels, ThreadPool& pool);
+  // Reads memory that is there already: larger than the caches by far, every page of it written. It must
+  // outlive this object too.
+  LimitProbe(const CpuKernels& kernels, ThreadPool& pool, std::span<const std::byte> memory);
 
   double ReadGigabytesPerSecond();  // some 30 ms
   double Float32Gigaflops();        // these some 15 ms
@@ -41,7 +47,8 @@ class LimitProbe {
 
   const CpuKernels& kernels_;
   ThreadPool& pool_;
-  HugePageBuffer memory_;
+  HugePageBuffer own_memory_;
+  std::span<const std::byte> memory_;
 };
 
 }  // namespace fiddler

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/timing.h"
 #include "calibrate/limits.h"
 #include "cli/commands.h"
 #include "cli/disk_bench.h"
@@ -16,8 +17,8 @@
 #include "cli/output.h"
 #include "cli/session.h"
 #include "cli/terminal.h"
-#include "cli/timing.h"
 #include "engine/engine.h"
+#include "engine/expert_timer.h"
 
 namespace fiddler {
 namespace {

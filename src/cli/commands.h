@@ -11,6 +11,8 @@ void RegisterRun(CLI::App& app);
 void RegisterInspect(CLI::App& app);
 void RegisterEval(CLI::App& app);
 void RegisterBench(CLI::App& app);
+void RegisterProfile(CLI::App& app);
+void RegisterCalibrate(CLI::App& app);
 void RegisterPlan(CLI::App& app);
 void RegisterSimulate(CLI::App& app);
 

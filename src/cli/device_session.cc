@@ -2,9 +2,12 @@
 
 #include "base/error.h"
 #include "base/units.h"
+#include "calibrate/calibration.h"
+#include "cli/simulation.h"
 #include "cli/terminal.h"
 #include "device/emulated.h"
 #include "experts/policy.h"
+#include "experts/popularity.h"
 
 namespace fiddler {
 namespace {
@@ -14,6 +17,9 @@ double HitRate(const ExpertTraffic& traffic) {
   return all == 0 ? 0 : static_cast<double>(traffic.resident) / static_cast<double>(all);
 }
 
+// What an emulated GPU is taken for where nobody measured it or said otherwise.
+constexpr std::string_view kAssumedHardware = "rtx4090-ddr5";
+
 CostModel CostOn(const HardwareProfile& hardware, const SlicedFfn& expert) {
   if (!hardware.has_gpu()) {
     throw Error("--hardware: expected a machine with a GPU, got '{}', which has none", hardware.name);
@@ -21,6 +27,60 @@ CostModel CostOn(const HardwareProfile& hardware, const SlicedFfn& expert) {
   const auto weights = static_cast<double>(3 * expert.hidden * expert.slice_neurons);
   return MakeCostModel(hardware,
                        {.bytes = static_cast<double>(expert.slice_bytes()), .flops_per_token = 2 * weights});
+}
+
+// What calibrate measured of this machine with this device, for slices like these; nothing if there is no
+// such entry, or, with a note, if its file is damaged.
+std::optional<CostModel> Calibrated(const Session& session, const Device& device, const SlicedFfn& expert) {
+  HardwareKey hardware = session.hardware_key();
+  hardware.device = device.name();
+  const bool rounded = session.arithmetic() == Arithmetic::kFast;
+  try {
+    std::optional<CostModel> cost =
+        FindCalibration(hardware,
+                        {.hidden = expert.hidden,
+                         .slice_neurons = expert.slice_neurons,
+                         .format = expert.format,
+                         .rounding = rounded ? FastRounding(expert.format) : Rounding::kNone},
+                        DefaultCalibrationPath());
+    return cost && cost->has_gpu ? cost : std::nullopt;
+  } catch (const Error& error) {
+    Note("note: {}; going on without it", error.what());
+    return std::nullopt;
+  }
+}
+
+CostModel ChooseCost(const DeviceOptions& options, const Session& session, const Device& device) {
+  const SlicedFfn& expert = TypicalFfn(session.model().weights);
+  if (!options.hardware.empty()) return CostOn(ChooseHardware(options.hardware), expert);
+  if (std::optional<CostModel> measured = Calibrated(session, device, expert)) return *measured;
+  return CostOn(FindHardware(kAssumedHardware), expert);
+}
+
+// Tokens that chose an expert, [num_layers * num_experts]; empty if nothing is known.
+std::vector<int64_t> ChoosePopularity(const DeviceOptions& options, const Session& session) {
+  std::filesystem::path path = options.popularity;
+  if (path.empty()) {
+    path = session.config().directory / "popularity.json";
+    std::error_code status;
+    if (session.config().directory.empty() || !std::filesystem::exists(path, status)) return {};
+  }
+  const ModelSpec& spec = session.spec();
+  const ExpertPopularity popularity = ReadPopularity(path);
+  const auto moe_layers = std::ranges::count_if(spec.layers, &LayerSpec::is_moe);
+  if (popularity.layers != moe_layers || popularity.experts != spec.moe.num_experts) {
+    throw Error("{}: expected counts of {} layers of {} experts, got {} of {}", path.string(), moe_layers,
+                spec.moe.num_experts, popularity.layers, popularity.experts);
+  }
+  std::vector<int64_t> counts;
+  int64_t moe_layer = 0;
+  for (const LayerSpec& layer : spec.layers) {
+    for (int64_t expert = 0; expert < spec.moe.num_experts; ++expert) {
+      counts.push_back(layer.is_moe ? popularity.Count(moe_layer, expert) : 0);
+    }
+    moe_layer += layer.is_moe ? 1 : 0;
+  }
+  return counts;
 }
 
 }  // namespace
@@ -34,8 +94,14 @@ void DeviceOptions::Register(CLI::App& verb) {
       ->check(CLI::IsMember(std::vector<std::string>(PolicyNames().begin(), PolicyNames().end())))
       ->capture_default_str();
   verb.add_option("--gpu-memory", gpu_memory, "memory of the device that may be used")->type_name("SIZE");
-  verb.add_option("--hardware", hardware, "machine whose speeds the policy counts on with an emulated device")
-      ->capture_default_str();
+  verb.add_option("--hardware", hardware,
+                  "machine whose speeds the policy counts on (default: this one's, if calibrate measured it, "
+                  "else rtx4090-ddr5)")
+      ->type_name("NAME|FILE");
+  verb.add_option("--popularity", popularity,
+                  "counts of profile, for which experts are on the device at first (default: popularity.json "
+                  "beside the weights)")
+      ->type_name("FILE");
   verb.add_option("--adversary", adversary,
                   "seed of the order in which an emulated device runs what may run (default: as it came)")
       ->type_name("SEED");
@@ -56,13 +122,14 @@ DeviceSession::DeviceSession(const DeviceOptions& options, Session& session) {
   setup_.make_policy = [name = options.policy](const PolicyGeometry& geometry, const CostModel& cost) {
     return MakePolicy(name, geometry, cost);
   };
-  setup_.cost = CostOn(FindHardware(options.hardware), TypicalFfn(session.model().weights));
   device_ = OpenEmulatedDevice({.memory_bytes = setup_.memory_bytes,
                                 .adversary_seed = options.adversary,
                                 .pool = &session.pool(),
                                 .drop_wait = {}},
                                session.kernels());
   setup_.device = device_.get();
+  setup_.cost = ChooseCost(options, session, *device_);
+  setup_.popularity = ChoosePopularity(options, session);
 }
 
 OrderedJson DescribeTraffic(const ExpertTraffic& traffic) {

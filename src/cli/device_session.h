@@ -16,7 +16,8 @@ struct DeviceOptions {
   std::string device = "auto";
   std::string policy = "balanced";
   std::string gpu_memory;  // a size; empty: all the device has
-  std::string hardware = "rtx4090-ddr5";
+  std::string hardware;    // a name or file; empty: what calibrate measured, else kAssumedHardware
+  std::string popularity;  // a file; empty: popularity.json beside the weights, if it is there
   std::optional<uint64_t> adversary;
 
   void Register(CLI::App& verb);

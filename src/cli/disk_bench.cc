@@ -11,7 +11,7 @@
 
 #include "base/memory.h"
 #include "base/rng.h"
-#include "cli/timing.h"
+#include "base/timing.h"
 #include "experts/expert_reader.h"
 
 namespace fiddler {

@@ -10,54 +10,26 @@
 #include <optional>
 
 #include "base/error.h"
-#include "base/file.h"
 #include "cli/commands.h"
 #include "cli/device_session.h"
 #include "cli/output.h"
 #include "cli/session.h"
 #include "cli/terminal.h"
-#include "engine/forward.h"
+#include "cli/text_source.h"
+#include "cli/window_runner.h"
 
 namespace fiddler {
 namespace {
 
-constexpr size_t kMaxTextBytes = size_t{1} << 30;
-constexpr int64_t kChunkTokens = 128;  // tokens and rows of logits computed at once
-
 struct EvalOptions {
   ModelOptions model;
   DeviceOptions device;
-  std::string text_file;
-  std::string ids_file;
+  TextOptions text;
   int64_t context = 512;
   bool compare = false;
   bool per_token = false;
   bool json = false;
 };
-
-std::vector<int32_t> ReadTokens(const EvalOptions& options, const Session& session) {
-  const int64_t vocab_size = session.spec().vocab_size;
-  if (!options.ids_file.empty()) {
-    return ParseTokenIds(ReadFile(options.ids_file, kMaxTextBytes), options.ids_file, vocab_size);
-  }
-  std::filesystem::path file = options.text_file;
-  if (options.text_file.empty()) {
-    file = session.config().directory / "heldout.txt";
-    std::error_code status;
-    if (!std::filesystem::exists(file, status)) {
-      throw Error("--text: expected a file to evaluate (or --ids): {} ships no heldout.txt",
-                  session.config().name);
-    }
-  }
-  std::vector<int32_t> ids =
-      session.RequireTokenizer()->Encode(ReadFile(file, kMaxTextBytes), /*add_special_tokens=*/true);
-  for (int32_t id : ids) {
-    if (id >= vocab_size) {
-      throw Error("{}: expected token ids below vocab_size {}, got {}", file.string(), vocab_size, id);
-    }
-  }
-  return ids;
-}
 
 // log(sum_i exp(logits_i)): what turns logits into the logarithms of probabilities.
 double LogSumExp(std::span<const float> logits) {
@@ -90,40 +62,6 @@ double KullbackLeibler(const Prediction& p, const Prediction& q) {
   return std::max(sum, 0.0);  // never negative but for rounding
 }
 
-// What a WindowRunner takes for windows of `context` tokens.
-ForwardLimits WindowLimits(Arithmetic arithmetic, int64_t context) {
-  return {.batch_tokens = kChunkTokens,
-          .positions = context,
-          .kv_blocks = static_cast<int32_t>(KvCache::BlocksFor(context)),
-          .logit_rows = kChunkTokens,
-          .arithmetic = arithmetic};
-}
-
-// One model and what a window needs; keeps nothing between windows.
-class WindowRunner {
- public:
-  WindowRunner(const PackedModel& model, const ForwardLimits& limits, const CpuKernels& kernels,
-               ThreadPool& pool, const DeviceSetup* device)
-      : blocks_(static_cast<size_t>(limits.kv_blocks)),
-        forward_(MakeForward(model, kernels, pool, limits, device)) {
-    std::iota(blocks_.begin(), blocks_.end(), 0);
-  }
-
-  // Logits [rows, vocab_size] of the first `rows` of these tokens, which begin at `position`; valid until the
-  // next call.
-  std::span<const float> Run(std::span<const int32_t> tokens, int64_t position, int64_t rows) {
-    const BatchEntry entry = {.tokens = tokens, .first_position = position, .block_table = blocks_};
-    forward_->Run({&entry, 1});
-    std::vector<int32_t> indices(static_cast<size_t>(rows));
-    std::iota(indices.begin(), indices.end(), 0);
-    return forward_->Logits(indices);
-  }
-
- private:
-  std::vector<BlockId> blocks_;
-  std::unique_ptr<Forward> forward_;
-};
-
 // Of every scored token, in the order of the text.
 struct Scores {
   std::vector<double> losses;
@@ -147,22 +85,26 @@ class Evaluator {
             const CpuKernels& kernels, ThreadPool& pool, int64_t context, const DeviceSetup* device)
       : vocab_size_(static_cast<size_t>(model.spec.vocab_size)),
         pool_(pool),
-        runner_(model, WindowLimits(arithmetic, context), kernels, pool, device) {
+        runner_(model, arithmetic, kernels, pool, context, device) {
     if (reference != nullptr)
-      reference_.emplace(*reference, WindowLimits(Arithmetic::kExact, context), kernels, pool, nullptr);
+      reference_.emplace(*reference, Arithmetic::kExact, kernels, pool, context, nullptr);
   }
 
   // Appends the scores of every token of the window but the first.
   void Score(std::span<const int32_t> window, Scores& scores) {
     const auto size = static_cast<int64_t>(window.size());
-    for (int64_t first = 0; first < size; first += kChunkTokens) {
-      const int64_t count = std::min(kChunkTokens, size - first);
+    for (int64_t first = 0; first < size; first += WindowRunner::kChunkTokens) {
+      const int64_t count = std::min(WindowRunner::kChunkTokens, size - first);
       const std::span<const int32_t> chunk =
           window.subspan(static_cast<size_t>(first), static_cast<size_t>(count));
       const int64_t scored = std::min(count, size - first - 1);  // the last token predicts nothing
-      const std::span<const float> logits = runner_.Run(chunk, first, scored);
+      runner_.Run(chunk, first);
+      const std::span<const float> logits = runner_.Logits(scored);
       std::span<const float> reference;
-      if (reference_) reference = reference_->Run(chunk, first, scored);
+      if (reference_) {
+        reference_->Run(chunk, first);
+        reference = reference_->Logits(scored);
+      }
       const size_t base = scores.losses.size();
       scores.Resize(base + static_cast<size_t>(scored), reference_.has_value());
       pool_.ParallelFor(scored, [&](int64_t row, int) {
@@ -202,11 +144,8 @@ OrderedJson DescribeComparison(const Scores& scores) {
 
 void Eval(const EvalOptions& options) {
   Session session(options.model);
-  const std::vector<int32_t> tokens = ReadTokens(options, session);
-  if (tokens.size() < 2) {
-    throw Error("{}: expected at least two tokens, got {}", options.ids_file.empty() ? "--text" : "--ids",
-                tokens.size());
-  }
+  const TextTokens text = ReadTokens(options.text, session, /*at_least=*/2);
+  const std::vector<int32_t>& tokens = text.ids;
   const int64_t context =
       std::min({options.context, session.spec().max_positions, static_cast<int64_t>(tokens.size())});
   const bool quantized = session.quantization() != Quantization::kNone;
@@ -216,8 +155,8 @@ void Eval(const EvalOptions& options) {
   if (options.compare && quantized && !options.model.ram.empty()) {
     throw Error("--ram: expected no --compare with --quant, which has both models in memory");
   }
-  std::vector<ForwardLimits> limits = {WindowLimits(session.arithmetic(), context)};
-  if (options.compare) limits.push_back(WindowLimits(Arithmetic::kExact, context));
+  std::vector<ForwardLimits> limits = {WindowRunner::LimitsFor(session.arithmetic(), context)};
+  if (options.compare) limits.push_back(WindowRunner::LimitsFor(Arithmetic::kExact, context));
   session.Load(limits);
   PackedModel stored;  // only where it is not the session's model
   if (options.compare && quantized) stored = session.LoadAs(Quantization::kNone);
@@ -279,9 +218,7 @@ void RegisterEval(CLI::App& app) {
   CLI::App& verb = *app.add_subcommand("eval", "perplexity of a model on a text");
   options->model.Register(verb);
   options->device.Register(verb);
-  CLI::Option* text =
-      verb.add_option("--text", options->text_file, "file to evaluate (default: the model's heldout.txt)");
-  verb.add_option("--ids", options->ids_file, "file of token ids separated by white space")->excludes(text);
+  options->text.Register(verb);
   verb.add_option("--context", options->context, "tokens in a window")
       ->check(CLI::Range(int64_t{2}, int64_t{1} << 31))
       ->capture_default_str();

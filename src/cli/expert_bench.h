@@ -29,9 +29,4 @@ struct ExpertTiming {
 std::vector<ExpertTiming> TimeExperts(const PackedModel& model, const CpuKernels& kernels, ThreadPool& pool,
                                       Arithmetic arithmetic, std::span<const int64_t> tokens, int64_t rounds);
 
-// Seconds of one token through the FFN of a MoE layer of 8 experts, 2 of them active, whose weights stay in
-// the caches (64 x 64, one slice each): what a layer costs at least beside reading its weights (routing,
-// waking and joining threads, rounding, adding up).
-double TimeCachedLayer(const CpuKernels& kernels, ThreadPool& pool);
-
 }  // namespace fiddler

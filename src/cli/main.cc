@@ -31,6 +31,8 @@ int main(int argc, char** argv) {
   fiddler::RegisterInspect(app);
   fiddler::RegisterEval(app);
   fiddler::RegisterBench(app);
+  fiddler::RegisterProfile(app);
+  fiddler::RegisterCalibrate(app);
   fiddler::RegisterPlan(app);
   fiddler::RegisterSimulate(app);
 

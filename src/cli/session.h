@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "base/thread_pool.h"
+#include "calibrate/calibration.h"
 #include "engine/host_memory.h"
 #include "engine/pack_model.h"
 #include "engine/parallel_ops.h"
@@ -65,6 +66,9 @@ class Session {
   Quantization quantization() const { return ParseQuantization(options_.quantization); }
   Arithmetic arithmetic() const {
     return options_.arithmetic == "exact" ? Arithmetic::kExact : Arithmetic::kFast;
+  }
+  HardwareKey hardware_key() const {  // of this machine, without a device
+    return DescribeHardware(topology_, pool_.num_threads(), kernels_.isa);
   }
   double load_seconds() const { return load_seconds_; }
 

@@ -27,11 +27,19 @@ void TerminalProgress::Draw(Clock::time_point now) {
   const double seconds = std::chrono::duration<double>(now - start_).count();
   const auto done = static_cast<double>(done_.load());
   const double rate = done / std::max(seconds, 1e-3);
-  const double left = std::max(0.0, static_cast<double>(total_) - done) / std::max(rate, 1.0);
-  const std::string amounts =
-      unit_ == Unit::kBytes
-          ? fmt::format("{} of {}, {:.2f} GB/s", FormatBytes(done_), FormatBytes(total_), rate / 1e9)
-          : fmt::format("{} of {} tokens, {:.0f} tokens/s", done_.load(), total_, rate);
+  const double left = std::max(0.0, static_cast<double>(total_) - done) /
+                      std::max(rate, unit_ == Unit::kSeconds ? 1e-3 : 1.0);
+  const std::string amounts = [&] {
+    switch (unit_) {
+      case Unit::kBytes:
+        return fmt::format("{} of {}, {:.2f} GB/s", FormatBytes(done_), FormatBytes(total_), rate / 1e9);
+      case Unit::kTokens:
+        return fmt::format("{} of {} tokens, {:.0f} tokens/s", done_.load(), total_, rate);
+      case Unit::kSeconds:
+        return fmt::format("{} of {} s", done_.load(), total_);
+    }
+    __builtin_unreachable();
+  }();
   fmt::print(stderr, "\r\033[K{}: {}, {:.0f} s left", what_, amounts, left);
   std::fflush(stderr);
   last_draw_ = now;

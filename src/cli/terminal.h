@@ -23,7 +23,7 @@ void Note(fmt::format_string<Args...> format, Args&&... args) {
 // Draws nothing in a pipe, nothing for work of less than half a second.
 class TerminalProgress final : public Progress {
  public:
-  enum class Unit : uint8_t { kBytes, kTokens };
+  enum class Unit : uint8_t { kBytes, kTokens, kSeconds };
 
   explicit TerminalProgress(Unit unit = Unit::kBytes) : unit_(unit) {}
 

@@ -1,8 +1,8 @@
 #include "plan/cost_model.h"
 
 #include "base/check.h"
+#include "base/field_reader.h"
 #include "base/json.h"
-#include "plan/field_reader.h"
 
 namespace fiddler {
 namespace {

@@ -1,9 +1,9 @@
 #include "plan/hardware.h"
 
 #include "base/error.h"
+#include "base/field_reader.h"
 #include "base/file.h"
 #include "base/json.h"
-#include "plan/field_reader.h"
 
 namespace fiddler {
 

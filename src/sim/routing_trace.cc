@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "base/check.h"
+#include "base/checksum.h"
 #include "base/error.h"
 #include "base/file.h"
 
@@ -17,13 +18,6 @@ constexpr size_t kChecksumBytes = 8;
 constexpr size_t kMaxFileBytes = size_t{4} << 30;
 constexpr int64_t kMaxLayers = 65536;
 constexpr int64_t kMaxExperts = 65536;  // ids have 16 bits
-
-// FNV-1a (Fowler, Noll, Vo): every step is invertible, so a change of a single byte is always seen.
-uint64_t Checksum(std::string_view bytes) {
-  uint64_t hash = 0xcbf29ce484222325u;
-  for (const char c : bytes) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3u;
-  return hash;
-}
 
 template <std::unsigned_integral T>
 void Append(std::string& bytes, T value) {
@@ -126,7 +120,7 @@ std::string SerializeRoutingTrace(const RoutingTrace& trace) {
       for (const uint16_t expert : trace.Experts(step, layer)) Append(bytes, expert);
     }
   }
-  Append(bytes, Checksum(bytes));
+  Append(bytes, Fnv1a(bytes));
   CHECK(bytes.size() == size);
   return bytes;
 }
@@ -162,8 +156,8 @@ RoutingTrace ParseRoutingTrace(std::string_view bytes, std::string_view source) 
   }
   const std::string_view body = bytes.substr(0, bytes.size() - kChecksumBytes);
   const uint64_t checksum = Reader(bytes.substr(body.size())).Take<uint64_t>();
-  if (Checksum(body) != checksum) {
-    throw Error("{}: checksum: expected {:016x}, got {:016x}", source, checksum, Checksum(body));
+  if (Fnv1a(body) != checksum) {
+    throw Error("{}: checksum: expected {:016x}, got {:016x}", source, checksum, Fnv1a(body));
   }
 
   RoutingTrace trace(geometry);

@@ -1,4 +1,4 @@
-#include "plan/field_reader.h"
+#include "base/field_reader.h"
 
 #include <cmath>
 
@@ -58,6 +58,17 @@ uint64_t FieldReader::Bytes(std::string_view field) {
     Fail(field, "bytes: an integer of at least 0, or a size such as \"24GiB\"", value);
   }
   return value.get<uint64_t>();
+}
+
+int64_t FieldReader::Integer(std::string_view field, int64_t low, int64_t high) {
+  const Json& value = Value(field);
+  // An unsigned number above INT64_MAX is none that int64_t holds.
+  const bool fits = value.is_number_integer() &&
+                    (!value.is_number_unsigned() || value.get<uint64_t>() <= uint64_t{INT64_MAX});
+  if (!fits || value.get<int64_t>() < low || value.get<int64_t>() > high) {
+    Fail(field, fmt::format("an integer from {} to {}", low, high), value);
+  }
+  return value.get<int64_t>();
 }
 
 void FieldReader::RefuseUnread() const {

@@ -22,6 +22,7 @@ class FieldReader {
   double Number(std::string_view field);    // finite, at least 0
   double Positive(std::string_view field);  // finite, above 0
   uint64_t Bytes(std::string_view field);   // an integer, or a size such as "24GiB"
+  int64_t Integer(std::string_view field, int64_t low, int64_t high);  // both ends included
   const Json& Value(std::string_view field);
 
   // "file: field", for values that others read.
