@@ -92,7 +92,7 @@ void DeviceOptions::Register(CLI::App& verb) {
       ->capture_default_str();
   verb.add_option("--policy", policy, "who computes which experts")
       ->check(CLI::IsMember(std::vector<std::string>(PolicyNames().begin(), PolicyNames().end())))
-      ->capture_default_str();
+      ->default_str("balanced");
   verb.add_option("--gpu-memory", gpu_memory, "memory of the device that may be used")->type_name("SIZE");
   verb.add_option("--hardware", hardware,
                   "machine whose speeds the policy counts on (default: this one's, if calibrate measured it, "
@@ -107,19 +107,32 @@ void DeviceOptions::Register(CLI::App& verb) {
       ->type_name("SEED");
 }
 
-DeviceSession::DeviceSession(const DeviceOptions& options, Session& session) {
-  if (options.device != "emulated") {
-    if (!options.gpu_memory.empty()) {
-      throw Error("--gpu-memory: expected a device to use it on (--device emulated), got --device {}",
-                  options.device);
+uint64_t DeviceOptions::HostBytes() const {
+  if (device == "emulated") {
+    if (gpu_memory.empty()) {
+      throw Error("--device emulated: expected --gpu-memory, the memory it has, got none");
     }
-    return;
+    const uint64_t bytes = ParseBytes(gpu_memory, "--gpu-memory");
+    if (bytes == 0) throw Error("--gpu-memory: expected more than 0, got {}", gpu_memory);
+    return bytes;
   }
-  if (options.gpu_memory.empty()) {
-    throw Error("--device emulated: expected --gpu-memory, the memory it has, got none");
+  const std::pair<const char*, bool> for_devices[] = {{"--gpu-memory", !gpu_memory.empty()},
+                                                      {"--policy", !policy.empty()},
+                                                      {"--hardware", !hardware.empty()},
+                                                      {"--popularity", !popularity.empty()},
+                                                      {"--adversary", adversary.has_value()}};
+  for (const auto& [name, given] : for_devices) {
+    if (given)
+      throw Error("{}: expected a device to use it on (--device emulated), got --device {}", name, device);
   }
-  setup_.memory_bytes = ParseBytes(options.gpu_memory, "--gpu-memory");
-  setup_.make_policy = [name = options.policy](const PolicyGeometry& geometry, const CostModel& cost) {
+  return 0;
+}
+
+DeviceSession::DeviceSession(const DeviceOptions& options, Session& session) {
+  setup_.memory_bytes = options.HostBytes();
+  if (setup_.memory_bytes == 0) return;
+  const std::string name = options.policy.empty() ? "balanced" : options.policy;
+  setup_.make_policy = [name](const PolicyGeometry& geometry, const CostModel& cost) {
     return MakePolicy(name, geometry, cost);
   };
   device_ = OpenEmulatedDevice({.memory_bytes = setup_.memory_bytes,

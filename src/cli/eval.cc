@@ -157,7 +157,7 @@ void Eval(const EvalOptions& options) {
   }
   std::vector<ForwardLimits> limits = {WindowRunner::LimitsFor(session.arithmetic(), context)};
   if (options.compare) limits.push_back(WindowRunner::LimitsFor(Arithmetic::kExact, context));
-  session.Load(limits);
+  session.Load(limits, options.device.HostBytes());
   PackedModel stored;  // only where it is not the session's model
   if (options.compare && quantized) stored = session.LoadAs(Quantization::kNone);
   const PackedModel* reference = !options.compare ? nullptr : quantized ? &stored : &session.model();

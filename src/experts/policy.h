@@ -2,15 +2,20 @@
 // differ in nothing else. A policy decides for one layer of one step, after its router has spoken; the engine
 // and the simulator carry it out alike. Pure: no clock, no device. All are lossless.
 //
-//   balanced       the optimum of plan/layer_plan.h over slices; what is fetched may stay
-//   fiddler        the most popular experts stay on the GPU for good; a missing expert is copied there,
-//                  whole, if that is faster than the CPU with its tokens, else the CPU computes it (arXiv
-//                  2402.07033)
-//   expert-cache   every layer keeps its experts used last; every miss is copied, the GPU computes all
-//                  (Eliseev and Mazur, arXiv 2312.17238)
-//   stream         every expert of the layer is copied, used or not; the GPU computes all (ZeRO-Inference)
-//   static-layers  the first layers' experts are on the GPU, all others on the CPU (llama.cpp -ngl)
-//   cpu-experts    all experts on the CPU (llama.cpp --cpu-moe, KTransformers)
+//   balanced
+//     the optimum of plan/layer_plan.h over slices; what is fetched may stay
+//   fiddler
+//     the most popular experts stay on the GPU for good; a missing one is copied there, whole, if that is
+//     faster than the CPU with its tokens, else the CPU computes it (arXiv 2402.07033)
+//   expert-cache
+//     every layer keeps its experts used last; every miss is copied, the GPU computes all (Eliseev and Mazur,
+//     arXiv 2312.17238)
+//   stream
+//     every expert of the layer is copied, used or not; the GPU computes all (ZeRO-Inference)
+//   static-layers
+//     the first layers' experts are on the GPU, all others on the CPU (llama.cpp -ngl)
+//   cpu-experts
+//     all experts on the CPU (llama.cpp --cpu-moe, KTransformers)
 //
 // Without a GPU all are the same: the CPU has no choice.
 #pragma once

@@ -35,6 +35,16 @@ class Policies(TestCase):
                 if policy == "stream":  # every expert of every layer, every step
                     self.assertEqual(slices["fetched"] + slices["idle_copies"], result["tokens"] * SLICES)
 
+    def test_with_experts_on_disk_too(self) -> None:
+        expected = self.succeed(*RUN).json()
+        device = ("--device", "emulated", "--gpu-memory", "12MiB", "--packed-file", self.folder() / "experts.packed")
+        error = self.refuse(*RUN, *device, "--ram", "40MiB", mentions=("--ram", "expected at least"))
+        enough = int(error.split("at least ")[1].split("MiB")[0])
+        for policy in ("balanced", "stream", "static-layers"):
+            run = self.succeed(*RUN, *device, "--ram", f"{enough + 4}MiB", "--policy", policy)
+            self.assertIn("room for", run.err)
+            self.assertEqual(run.json()["token_ids"], expected["token_ids"], policy)
+
     def test_perplexity_is_the_same(self) -> None:
         text = self.folder() / "text.txt"
         text.write_text("Once there was a king who had three daughters, and the youngest was the fairest of all.")
@@ -45,7 +55,8 @@ class Policies(TestCase):
 
     def test_refusals(self) -> None:
         self.refuse(*RUN, "--device", "emulated", mentions=("--gpu-memory",))
-        self.refuse(*RUN, "--gpu-memory", "1GiB", mentions=("--gpu-memory", "--device"))
+        for option in (("--gpu-memory", "1GiB"), ("--policy", "stream"), ("--hardware", "l4-8ch"), ("--adversary", "1")):
+            self.refuse(*RUN, *option, mentions=(option[0], "--device"))
         self.refuse(*RUN, "--device", "emulated", "--gpu-memory", "a lot", mentions=("--gpu-memory", "a lot"))
         self.refuse(*RUN, "--device", "emulated", "--gpu-memory", "20MiB", "--hardware", "cpu-only",
                     mentions=("--hardware", "GPU"))
