@@ -1,5 +1,7 @@
 #include "cli/simulated_model.h"
 
+#include <algorithm>
+
 #include "base/error.h"
 
 namespace fiddler {
@@ -29,7 +31,7 @@ double KvBytes(const ModelSpec& spec) {
 
 SimulatedModel DescribeForSimulation(const Model& model, const PackedWeights& weights) {
   const ModelSpec& spec = model.spec();
-  if (spec.moe.num_experts == 0) {
+  if (std::ranges::none_of(spec.layers, &LayerSpec::is_moe)) {
     throw Error("{}: expected a model with experts, got none: there is nothing to decide", model.config.name);
   }
   SimulatedModel simulated;

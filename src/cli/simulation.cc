@@ -9,6 +9,7 @@
 #include "cli/session.h"
 #include "cli/simulated_model.h"
 #include "engine/device_forward.h"
+#include "engine/engine.h"
 #include "engine/host_forward.h"
 #include "experts/policy.h"
 
@@ -79,12 +80,9 @@ MemoryNeeds NeedsOf(const Model& model, const PackedWeights& weights, const Virt
                     bool has_gpu) {
   constexpr uint64_t kLibraries = uint64_t{400} << 20;  // a CUDA context with its kernels
   const int64_t positions = scenario.prompt_tokens + scenario.generated_tokens;
-  const ForwardLimits limits = {
-      .batch_tokens = std::max({scenario.sequences, std::min(scenario.chunk_tokens, scenario.prompt_tokens)}),
-      .positions = positions,
-      .sequences = scenario.sequences,
-      .kv_blocks = static_cast<int32_t>(scenario.sequences * KvCache::BlocksFor(positions)),
-      .logit_rows = scenario.sequences};
+  const ForwardLimits limits = LimitsOf({.max_positions = positions,
+                                         .max_sequences = scenario.sequences,
+                                         .max_batch_tokens = scenario.chunk_tokens});
   PackedModel packed;  // without data
   packed.spec = model.spec();
   packed.weights = weights;

@@ -18,8 +18,9 @@ class DeviceArena {
   DeviceArena() = default;  // counts; addresses are of no memory
   explicit DeviceArena(Device& device) : device_(&device) {}
 
-  // `what` names it in the error when the memory is not there.
+  // No bytes: 0, no address. `what` names it in the error when the memory is not there.
   FiddlerAddress Take(uint64_t bytes, std::string_view what) {
+    if (bytes == 0) return 0;
     const uint64_t rounded = (bytes + kAlignment - 1) / kAlignment * kAlignment;
     taken_ += rounded;
     if (device_ == nullptr) return taken_;  // never 0 and never looked at

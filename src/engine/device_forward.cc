@@ -79,8 +79,9 @@ DeviceForward::DeviceForward(const PackedModel& model, const CpuKernels& kernels
       ops_(kernels, pool, limits.arithmetic, limits.batch_tokens, model.spec.hidden, workspace_),
       arena_(device_) {
   const ModelSpec& spec = model.spec;
-  const MemoryPlan plan = PlanMemory(DeviceMemoryNeeds(model, kernels, pool, limits),
-                                     {.gpu_memory_bytes = setup.memory_bytes, .ram_bytes = UINT64_MAX});
+  const MemoryNeeds needs = DeviceMemoryNeeds(model, kernels, pool, limits);
+  const MemoryPlan plan =
+      PlanMemory(needs, {.gpu_memory_bytes = setup.memory_bytes, .ram_bytes = UINT64_MAX});
   if (!plan.fits) throw Error("{}", plan.reason);
   weights_ = UploadWeights(model, limits.positions, device_, arena_);
   kv_ = arena_.Take(KvCache::Bytes(KvGeometryOf(model, limits.arithmetic), limits.kv_blocks),
@@ -96,8 +97,8 @@ DeviceForward::DeviceForward(const PackedModel& model, const CpuKernels& kernels
                                .num_slices = typical.num_slices(),
                                .num_slots = plan.num_slots},
                               setup.cost);
-  store_ = std::make_unique<ExpertStore>(*model.host_experts, typical.slice_bytes(), policy_->Slots(),
-                                         device_, stream_, arena_);
+  store_ = std::make_unique<ExpertStore>(*model.host_experts, static_cast<int64_t>(needs.slice_bytes),
+                                         policy_->Slots(), device_, stream_, arena_);
   store_->Place(policy_->Placement(setup.popularity));
   experts_ = std::make_unique<HybridExperts>(model, ops_, limits, workspace_, device_, stream_,
                                              buffers_.experts, *store_, *policy_);
