@@ -114,7 +114,7 @@ TEST(CalibrationTest, ErrorsNameTheField) {
     for (const auto& [field, value] : fields.items()) {
       if (field == "gpu") continue;  // without it there is no device
       const std::string complaint =
-          Complaint(With([&](Json& json) { json["entries"][1][part].erase(field); }));
+          Complaint(With([&, name = field](Json& json) { json["entries"][1][part].erase(name); }));
       EXPECT_EQ(complaint,
                 fmt::format("f: entries[1]: {}: {}: expected a value, got nothing: the field is missing",
                             part, field));

@@ -107,14 +107,13 @@ void DeviceOptions::Register(CLI::App& verb) {
       ->type_name("SEED");
 }
 
-uint64_t DeviceOptions::HostBytes() const {
+void DeviceOptions::Check() const {
   if (device == "emulated") {
     if (gpu_memory.empty()) {
       throw Error("--device emulated: expected --gpu-memory, the memory it has, got none");
     }
-    const uint64_t bytes = ParseBytes(gpu_memory, "--gpu-memory");
-    if (bytes == 0) throw Error("--gpu-memory: expected more than 0, got {}", gpu_memory);
-    return bytes;
+    if (EmulatedBytes() == 0) throw Error("--gpu-memory: expected more than 0, got {}", gpu_memory);
+    return;
   }
   const std::pair<const char*, bool> for_devices[] = {{"--gpu-memory", !gpu_memory.empty()},
                                                       {"--policy", !policy.empty()},
@@ -122,14 +121,21 @@ uint64_t DeviceOptions::HostBytes() const {
                                                       {"--popularity", !popularity.empty()},
                                                       {"--adversary", adversary.has_value()}};
   for (const auto& [name, given] : for_devices) {
-    if (given)
-      throw Error("{}: expected a device to use it on (--device emulated), got --device {}", name, device);
+    if (!given) continue;
+    if (device == "auto") {
+      Note("note: no GPU is used, so {} decides nothing", name);
+    } else {
+      throw Error("{}: expected a device to use it on, got --device {}", name, device);
+    }
   }
-  return 0;
+}
+
+uint64_t DeviceOptions::EmulatedBytes() const {
+  return device == "emulated" ? ParseBytes(gpu_memory, "--gpu-memory") : 0;
 }
 
 DeviceSession::DeviceSession(const DeviceOptions& options, Session& session) {
-  setup_.memory_bytes = options.HostBytes();
+  setup_.memory_bytes = options.EmulatedBytes();
   if (setup_.memory_bytes == 0) return;
   const std::string name = options.policy.empty() ? "balanced" : options.policy;
   setup_.make_policy = [name](const PolicyGeometry& geometry, const CostModel& cost) {

@@ -15,16 +15,17 @@ namespace fiddler {
 struct DeviceOptions {
   std::string device = "auto";
   std::string policy;      // empty: balanced
-  std::string gpu_memory;  // a size; empty: all the device has
+  std::string gpu_memory;  // a size; an emulated device needs one
   std::string hardware;    // a name or file; empty: what calibrate measured, else kAssumedHardware
   std::string popularity;  // a file; empty: popularity.json beside the weights, if it is there
   std::optional<uint64_t> adversary;
 
   void Register(CLI::App& verb);
 
-  // Bytes of host memory that the device takes: all its memory if it is emulated. Throws Error for options
-  // that do not go together, so call it before anything is loaded.
-  uint64_t HostBytes() const;
+  // Throws Error for options that do not go together; call it before anything is loaded.
+  void Check() const;
+  // Memory of an emulated device; 0: there is none. After Check().
+  uint64_t EmulatedBytes() const;
 };
 
 class DeviceSession {

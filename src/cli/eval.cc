@@ -143,6 +143,7 @@ OrderedJson DescribeComparison(const Scores& scores) {
 }
 
 void Eval(const EvalOptions& options) {
+  options.device.Check();
   Session session(options.model);
   const TextTokens text = ReadTokens(options.text, session, /*at_least=*/2);
   const std::vector<int32_t>& tokens = text.ids;
@@ -157,7 +158,7 @@ void Eval(const EvalOptions& options) {
   }
   std::vector<ForwardLimits> limits = {WindowRunner::LimitsFor(session.arithmetic(), context)};
   if (options.compare) limits.push_back(WindowRunner::LimitsFor(Arithmetic::kExact, context));
-  session.Load(limits, options.device.HostBytes());
+  session.Load(limits, options.device.EmulatedBytes());
   PackedModel stored;  // only where it is not the session's model
   if (options.compare && quantized) stored = session.LoadAs(Quantization::kNone);
   const PackedModel* reference = !options.compare ? nullptr : quantized ? &stored : &session.model();

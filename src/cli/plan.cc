@@ -5,6 +5,7 @@
 #include <memory>
 #include <string>
 
+#include "base/error.h"
 #include "base/memory.h"
 #include "base/units.h"
 #include "calibrate/limits.h"
@@ -34,7 +35,7 @@ HardwareProfile ThisMachine() {
   machine.cpu_read_gbps = limits.read_gbps;
   machine.dram_gbps = limits.read_gbps;
   machine.cpu_gflops = limits.bf16_gflops;
-  machine.ram_bytes = UsableMemoryBytes();
+  machine.ram_bytes = ResidentBytes() + UsableMemoryBytes();
   machine.handoff_seconds = kBarrierSeconds;
   return machine;
 }
@@ -52,10 +53,18 @@ OrderedJson ToJson(const PlanArguments& options, const Simulation& plan) {
                       {"tokens_per_s", plan.tokens_per_second()},
                       {"simulated", true}};
   if (memory.fits) {
+    const VirtualPhase& generation = plan.result.generation;
+    if (generation.steps > 0) {  // what run and bench call tokens_per_s, for all sequences
+      json["decode_tokens_per_s"] =
+          static_cast<double>(generation.steps * (plan.scenario.is_beam ? 1 : plan.scenario.sequences)) /
+          generation.seconds;
+    }
     json["ttft_s"] = plan.result.ttft_seconds;
     json["ceiling_tokens_per_s"] = plan.tokens() / plan.result.ceiling_seconds();
   } else {
     json["reason"] = memory.reason;
+    json["runs_from_disk"] = plan.runs_from_disk();
+    if (plan.runs_from_disk()) json["experts_in_ram"] = plan.disk.expert_slots;
   }
   json["gpu"] = {{"dense_bytes", needs.device_dense_bytes},
                  {"kv_bytes", needs.kv_bytes},
@@ -87,7 +96,15 @@ void PrintText(const PlanArguments& options, const Simulation& plan) {
                           FormatBytes(plan.hardware.ram_bytes), FormatBytes(needs.host_weight_bytes),
                           FormatBytes(needs.host_workspace_bytes),
                           plan.hardware.has_gpu() ? "buffers" : "keys, values and buffers"));
-  if (!memory.fits) return WriteOutput(fmt::format("does not fit: {}\n", memory.reason));
+  if (!memory.fits) {
+    WriteOutput(fmt::format("does not fit: {}\n", memory.reason));
+    if (plan.runs_from_disk()) {
+      WriteOutput(
+          fmt::format("runs with {} of {} experts in RAM and the others on disk, whose speed is not known\n",
+                      plan.disk.expert_slots, plan.disk.num_experts));
+    }
+    return;
+  }
   WriteOutput(fmt::format(
       "speed {:.3g} tokens/s for {} + {} tokens, the first after {:.3g} s (simulated, policy {}; at most "
       "{:.3g} with "
@@ -97,6 +114,9 @@ void PrintText(const PlanArguments& options, const Simulation& plan) {
 }
 
 void Plan(const PlanArguments& options) {
+  if (options.hardware.empty() && !options.simulation.gpu_memory.empty()) {
+    throw Error("--gpu-memory: expected hardware with a GPU (--hardware), got none");
+  }
   const HardwareProfile hardware =
       options.hardware.empty() ? ThisMachine() : ChooseHardware(options.hardware);
   const Simulation plan = RunSimulation(options.simulation, hardware);

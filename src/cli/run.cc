@@ -134,12 +134,13 @@ Generation Generate(const RunOptions& options, Session& session, const Prompt& p
 }
 
 void Run(const RunOptions& options) {
+  options.device.Check();
   Session session(options.model);
   const Prompt prompt = ReadPrompt(options, session);
   const int64_t context = ChooseContext(options, session.spec(), static_cast<int64_t>(prompt.ids.size()));
   EngineOptions engine_options = {.max_positions = context, .arithmetic = session.arithmetic()};
   const ForwardLimits limits = LimitsOf(engine_options);
-  session.Load({&limits, 1}, options.device.HostBytes());
+  session.Load({&limits, 1}, options.device.EmulatedBytes());
   const DeviceSession device(options.device, session);
   engine_options.device = device.setup();
   if (!options.json && isatty(STDOUT_FILENO) == 1) WriteOutput(prompt.text);

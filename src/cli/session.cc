@@ -92,14 +92,14 @@ Session::Session(const ModelOptions& options)
   stored_.config = ReadModelConfig(ResolveModel(options.model), options.ignored_fields);
 }
 
-void Session::Load(std::span<const ForwardLimits> engines, uint64_t other_bytes) {
+void Session::Load(std::span<const ForwardLimits> engines, uint64_t emulated_bytes) {
   const auto start = std::chrono::steady_clock::now();
   stored_ = options_.dummy_weights ? MakeDummyModel(std::move(stored_.config), *options_.dummy_weights,
                                                     DummyDType(options_.dummy_dtype))
                                    : OpenModel(std::move(stored_.config));
   TerminalProgress progress;
   packed_ = PackModel(
-      stored_, {.format = {.quantization = quantization()}, .experts = PlaceExperts(engines, other_bytes)},
+      stored_, {.format = {.quantization = quantization()}, .experts = PlaceExperts(engines, emulated_bytes)},
       pool_, progress);
   load_seconds_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   Note("{}", Description());
@@ -115,12 +115,17 @@ PackedModel Session::LoadAs(Quantization quantization) {
 }
 
 std::optional<ExpertFileOptions> Session::PlaceExperts(std::span<const ForwardLimits> engines,
-                                                       uint64_t other_bytes) {
+                                                       uint64_t emulated_bytes) {
   const PackFormat format = {.quantization = quantization()};
   uint64_t budget = UsableMemoryBytes();  // may be UINT64_MAX: the system does not say
   budget += std::min(ResidentBytes(), std::numeric_limits<uint64_t>::max() - budget);
   if (ram_) budget = *ram_;
-  const uint64_t engine_bytes = EngineBytes(stored_, format, kernels_, pool_, engines) + other_bytes;
+  uint64_t engine_bytes = 0;
+  if (emulated_bytes > 0) {
+    engine_bytes = EmulatedEngineBytes(stored_, format, kernels_, pool_, engines.front(), emulated_bytes);
+    engines = engines.subspan(1);
+  }
+  engine_bytes += EngineBytes(stored_, format, kernels_, pool_, engines);
   const HostPlan plan = PlanHost(stored_, format, engine_bytes, budget);
   if (!ram_ && (plan.all_in_memory() || !plan.fits())) return std::nullopt;  // PackModel says what would fit
   constexpr uint64_t kMebibyte = uint64_t{1} << 20;

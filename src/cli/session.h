@@ -51,9 +51,10 @@ class Session {
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;
 
-  // Once. `engines`: what the model will be run with, which must fit into memory beside it and other_bytes
-  // that somebody else takes. Where not all experts do, they come from a packed file. Throws Error.
-  void Load(std::span<const ForwardLimits> engines, uint64_t other_bytes = 0);
+  // Once. `engines`: what the model will be run with, which must fit into memory beside it; the first of them
+  // on an emulated device of so much memory, if it is not 0. Where not all experts fit, they come from a
+  // packed file. Throws Error.
+  void Load(std::span<const ForwardLimits> engines, uint64_t emulated_bytes = 0);
 
   // The same model once more, after Load(), all of it in memory; throws Error.
   PackedModel LoadAs(Quantization quantization);
@@ -79,7 +80,8 @@ class Session {
  private:
   std::string Description() const;
   // Where the experts go; nothing: into memory. Throws Error if the model cannot run at all.
-  std::optional<ExpertFileOptions> PlaceExperts(std::span<const ForwardLimits> engines, uint64_t other_bytes);
+  std::optional<ExpertFileOptions> PlaceExperts(std::span<const ForwardLimits> engines,
+                                                uint64_t emulated_bytes);
 
   const ModelOptions& options_;
   const CpuKernels& kernels_;

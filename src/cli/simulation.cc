@@ -1,6 +1,7 @@
 #include "cli/simulation.h"
 
 #include <algorithm>
+#include <filesystem>
 #include <memory>
 #include <optional>
 
@@ -10,7 +11,7 @@
 #include "cli/simulated_model.h"
 #include "engine/device_forward.h"
 #include "engine/engine.h"
-#include "engine/host_forward.h"
+#include "engine/host_memory.h"
 #include "experts/policy.h"
 
 namespace fiddler {
@@ -18,6 +19,9 @@ namespace {
 
 HardwareProfile WithGpuMemory(HardwareProfile hardware, const std::string& gpu_memory) {
   if (gpu_memory.empty()) return hardware;
+  if (!hardware.has_gpu()) {
+    throw Error("--gpu-memory: expected hardware with a GPU (--hardware), got {}", hardware.name);
+  }
   const uint64_t bytes = ParseBytes(gpu_memory, "--gpu-memory");
   if (bytes == 0 || bytes > hardware.gpu_memory_bytes) {
     throw Error("--gpu-memory: expected at most the {} of {}, got {}", FormatBytes(hardware.gpu_memory_bytes),
@@ -33,11 +37,13 @@ VirtualScenario ChooseScenario(const SimulationOptions& options) {
                               .chunk_tokens = options.chunk_tokens,
                               .overlap = !options.serial};
   if (options.scenario == "prefill") scenario.generated_tokens = 0;
-  if (options.scenario == "batch") scenario.sequences = options.batch;
-  if (options.scenario == "beam") {
-    scenario.sequences = options.beam;
-    scenario.is_beam = true;
-  }
+  const bool is_beam = options.scenario == "beam";
+  const bool is_batch = options.scenario == "batch";
+  if (options.beam && !is_beam) throw Error("--beam: expected --scenario beam, got {}", options.scenario);
+  if (options.batch && !is_batch) throw Error("--batch: expected --scenario batch, got {}", options.scenario);
+  if (is_batch) scenario.sequences = options.batch.value_or(8);
+  if (is_beam) scenario.sequences = options.beam.value_or(4);
+  scenario.is_beam = is_beam;
   return scenario;
 }
 
@@ -75,28 +81,40 @@ RoutingTrace ReadTraceFor(const SimulationOptions& options, const SimulatedModel
   return trace;
 }
 
-// What the engine would take (DeviceMemoryNeeds, HostForward::NeedsOf), and what a GPU's libraries do.
-MemoryNeeds NeedsOf(const Model& model, const PackedWeights& weights, const VirtualScenario& scenario,
-                    bool has_gpu) {
+// What the engine would take (DeviceMemoryNeeds, HostForward::NeedsOf), what a GPU's libraries do, and the
+// process itself.
+MemoryNeeds NeedsOf(const Model& model, const PackFormat& format, const PackedWeights& weights,
+                    const ForwardLimits& limits, bool has_gpu) {
   constexpr uint64_t kLibraries = uint64_t{400} << 20;  // a CUDA context with its kernels
-  const int64_t positions = scenario.prompt_tokens + scenario.generated_tokens;
-  const ForwardLimits limits = LimitsOf({.max_positions = positions,
-                                         .max_sequences = scenario.sequences,
-                                         .max_batch_tokens = scenario.chunk_tokens});
-  PackedModel packed;  // without data
-  packed.spec = model.spec();
-  packed.weights = weights;
+  constexpr uint64_t kProcess = uint64_t{48} << 20;     // code, stacks, what else nobody counts
   ThreadPool pool(1, DiscoverTopology());
-  if (has_gpu) {
-    MemoryNeeds needs = DeviceMemoryNeeds(packed, BestKernels(), pool, limits);
-    needs.device_workspace_bytes += kLibraries;
-    return needs;
-  }
-  const HostForward::Needs host = HostForward::NeedsOf(packed, BestKernels(), pool, limits);
   MemoryNeeds needs;
-  needs.host_weight_bytes = TotalBytes(weights);
-  needs.host_workspace_bytes = host.kv_bytes + host.workspace_bytes;
+  if (has_gpu) {
+    PackedModel packed;  // without data
+    packed.spec = model.spec();
+    packed.weights = weights;
+    needs = DeviceMemoryNeeds(packed, BestKernels(), pool, limits);
+    needs.device_workspace_bytes += kLibraries;
+  } else {
+    needs.host_weight_bytes = TotalBytes(weights);
+    needs.host_workspace_bytes = EngineBytes(model, format, BestKernels(), pool, {&limits, 1});
+  }
+  needs.host_workspace_bytes += kProcess;
   return needs;
+}
+
+// With its files, if they are there; else made up, of the type that config.json names.
+Model FindModel(const SimulationOptions& options) {
+  ModelConfig config = ReadModelConfig(ResolveModel(options.model), options.ignored_fields);
+  const auto is_weights = [](const std::filesystem::directory_entry& entry) {
+    return entry.path().extension() == ".safetensors";
+  };
+  if (!config.directory.empty() &&
+      std::ranges::any_of(std::filesystem::directory_iterator(config.directory), is_weights)) {
+    return OpenModel(std::move(config));
+  }
+  const DType dtype = config.stored_dtype;
+  return MakeDummyModel(std::move(config), 0, dtype);
 }
 
 }  // namespace
@@ -123,8 +141,8 @@ void SimulationOptions::Register(CLI::App& verb) {
   };
   count("--prompt", prompt_tokens, "tokens of a prompt");
   count("--gen", generated_tokens, "tokens to generate");
-  count("--beam", beam, "width of the beam");
-  count("--batch", batch, "sequences of a batch");
+  verb.add_option("--beam", beam, "width of the beam (default: 4)")->check(CLI::Range(1, 1 << 20));
+  verb.add_option("--batch", batch, "sequences of a batch (default: 8)")->check(CLI::Range(1, 1 << 20));
   count("--chunk", chunk_tokens, "tokens of a prompt in a step");
   verb.add_option("--seed", seed, "of the made-up routing")->capture_default_str();
   verb.add_flag("--serial", serial, "CPU, copies and GPU one after the other");
@@ -144,16 +162,28 @@ Simulation RunSimulation(const SimulationOptions& options, const HardwareProfile
   simulation.hardware = WithGpuMemory(profile, options.gpu_memory);
   simulation.scenario = ChooseScenario(options);
   const VirtualScenario& scenario = simulation.scenario;
-  const Model model =
-      MakeDummyModel(ReadModelConfig(ResolveModel(options.model), options.ignored_fields), 0, DType::kBF16);
-  const PackLayout layout = LayOut(model, {.quantization = ParseQuantization(options.quantization)});
-  const SimulatedModel simulated = DescribeForSimulation(model, layout.weights);
-
   const HardwareProfile& hardware = simulation.hardware;
-  simulation.needs = NeedsOf(model, layout.weights, scenario, hardware.has_gpu());
+  const Model model = FindModel(options);
+  const int64_t positions = scenario.prompt_tokens + scenario.generated_tokens;
+  if (positions > model.spec().max_positions) {
+    throw Error("--prompt and --gen: expected at most {} tokens together (max_position_embeddings), got {}",
+                model.spec().max_positions, positions);
+  }
+  const PackFormat format = {.quantization = ParseQuantization(options.quantization)};
+  const PackLayout layout = LayOut(model, format);
+  const SimulatedModel simulated = DescribeForSimulation(model, layout.weights);
+  const ForwardLimits limits = LimitsOf({.max_positions = positions,
+                                         .max_sequences = scenario.sequences,
+                                         .max_batch_tokens = scenario.chunk_tokens});
+  simulation.needs = NeedsOf(model, format, layout.weights, limits, hardware.has_gpu());
   simulation.memory = PlanMemory(
       simulation.needs, {.gpu_memory_bytes = hardware.gpu_memory_bytes, .ram_bytes = hardware.ram_bytes});
-  if (!simulation.memory.fits) return simulation;
+  if (!simulation.memory.fits) {
+    if (simulation.memory.ram_peak_bytes > hardware.ram_bytes) {
+      simulation.disk = PlanHost(model, format, simulation.needs.host_workspace_bytes, hardware.ram_bytes);
+    }
+    return simulation;
+  }
 
   int64_t moe_layers = 0;
   for (const SimulatedModel::Layer& layer : simulated.layers) moe_layers += layer.is_moe ? 1 : 0;

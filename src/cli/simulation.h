@@ -4,9 +4,11 @@
 
 #include <CLI/CLI.hpp>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "engine/host_memory.h"
 #include "plan/hardware.h"
 #include "plan/memory_plan.h"
 #include "sim/virtual_run.h"
@@ -24,8 +26,8 @@ struct SimulationOptions {
   std::string scenario = "single";
   int64_t prompt_tokens = 128;
   int64_t generated_tokens = 128;
-  int64_t beam = 4;
-  int64_t batch = 8;
+  std::optional<int64_t> beam;   // width; 4 where the scenario is beam
+  std::optional<int64_t> batch;  // sequences; 8 where the scenario is batch
   int64_t chunk_tokens = 512;
   uint64_t seed = 0;
   bool serial = false;
@@ -39,6 +41,7 @@ struct Simulation {
   MemoryNeeds needs;
   MemoryPlan memory;
   VirtualResult result;  // of nothing, if the model does not fit
+  HostPlan disk;         // if RAM does not hold all experts: how many it holds, the others on disk
 
   // What the user is given, over all the time it takes.
   double tokens() const {
@@ -47,6 +50,7 @@ struct Simulation {
     return static_cast<double>(scenario.generated_tokens * (scenario.is_beam ? 1 : scenario.sequences));
   }
   double tokens_per_second() const { return memory.fits ? tokens() / result.seconds() : 0; }
+  bool runs_from_disk() const { return !memory.fits && disk.expert_slots > 0; }
 };
 
 // A machine built in, or a JSON file. Throws Error.

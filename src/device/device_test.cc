@@ -295,8 +295,9 @@ TEST(DeviceTest, StatusAndTextCrossTheBorder) {
 TEST(DeviceTest, MemoryThatIsNotThere) {
   EmulatorOptions options;
   options.memory_bytes = uint64_t{1} << 60;
-  EXPECT_TRUE(
-      Says(ErrorOf([&] { OpenEmulatedDevice(options, BestKernels()); }), {"the emulated device: expected"}));
+  const std::unique_ptr<Device> device = OpenEmulatedDevice(options, BestKernels());  // takes nothing yet
+  EXPECT_TRUE(Says(ErrorOf([&] { DeviceBuffer(*device, uint64_t{1} << 50, "weights"); }),
+                   {"weights", "expected", "of free memory"}));
 }
 
 }  // namespace

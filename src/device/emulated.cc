@@ -279,7 +279,6 @@ constexpr FiddlerDeviceApi kEmulatedApi = {
 }  // namespace
 
 std::unique_ptr<Device> OpenEmulatedDevice(const EmulatorOptions& options, const CpuKernels& kernels) {
-  RequireMemory(options.memory_bytes, "the emulated device");
   return std::make_unique<Device>(kEmulatedApi, new FiddlerDevice(options, kernels));
 }
 

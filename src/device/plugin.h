@@ -176,7 +176,7 @@ typedef struct FiddlerDeviceApi {
 
   const char* (*error)(FiddlerDevice*); /* of the last call that failed, until the next call */
   const char* (*name)(FiddlerDevice*);
-  void (*close)(FiddlerDevice*); /* waits for all work; all memory goes */
+  void (*close)(FiddlerDevice*); /* what has not run by then never does; all memory goes */
 
   int32_t (*memory)(FiddlerDevice*, FiddlerMemory* memory);
   int32_t (*allocate)(FiddlerDevice*, uint64_t bytes, FiddlerAddress* address); /* contents: anything */

@@ -17,6 +17,7 @@
 #include "engine/golden_testing.h"
 #include "engine/host_forward.h"
 #include "engine/test_models.h"
+#include "io/test_files.h"
 #include "kernels/dispatch.h"
 
 namespace fiddler {
@@ -36,6 +37,19 @@ ModelConfig ConfigOf(bool shared) {
 const PackedModel& ModelOf(bool shared) {
   static const PackedModel models[] = {Pack(MakeDummyModel(ConfigOf(false), 5, DType::kF32)),
                                        Pack(MakeDummyModel(ConfigOf(true), 6, DType::kBF16))};
+  return models[shared ? 1 : 0];
+}
+
+// The same with experts in a file and room for few of them in host memory.
+const PackedModel& ModelOnDisk(bool shared) {
+  static const TempFolder folder;
+  static const auto pack = [](bool with_shared) {
+    ThreadPool pool(2, DiscoverTopology());
+    const Model model =
+        MakeDummyModel(ConfigOf(with_shared), with_shared ? 6 : 5, with_shared ? DType::kBF16 : DType::kF32);
+    return PackToDisk(model, {}, folder.path() / (with_shared ? "shared" : "plain"), /*slots=*/4, pool);
+  };
+  static PackedModel models[] = {pack(false), pack(true)};
   return models[shared ? 1 : 0];
 }
 
@@ -210,10 +224,11 @@ class RandomPlansTest : public testing::TestWithParam<uint64_t> {};
 TEST_P(RandomPlansTest, SameLogitsWhateverThePlan) {
   for (uint64_t seed = GetParam(); seed < kSeeds; seed += kShards) {
     Rng rng(seed);
-    const PackedModel& model = ModelOf(seed % 2 == 1);
+    const bool shared = seed % 2 == 1;
+    const PackedModel& model = rng.NextBits() % 4 == 0 ? ModelOnDisk(shared) : ModelOf(shared);
     const Script script(rng, model.spec.vocab_size);
     ThreadPool pool(1 + static_cast<int>(rng.NextBits() % 3), DiscoverTopology());
-    HostForward host(model, BestKernels(), pool, Limits());
+    HostForward host(ModelOf(shared), BestKernels(), pool, Limits());
     const std::vector<float> expected = script.Run(host);
 
     const auto slots =
@@ -234,6 +249,9 @@ TEST_P(RandomPlansTest, SameLogitsWhateverThePlan) {
         << "seed " << seed << ", " << slots << " slots, policy " << policy;
     const FiddlerMemory memory = machine.device->memory();
     ASSERT_LE(memory.peak_bytes, machine.setup.memory_bytes);
+    if (policy >= PolicyNames().size()) {  // takes all slots there are: the prediction is exact
+      ASSERT_LE(machine.setup.memory_bytes - memory.peak_bytes, DeviceArena::kAlignment);
+    }
   }
 }
 
@@ -309,6 +327,24 @@ TEST(PlantedFaultTest, EveryEventWaitIsNeeded) {
     }
     EXPECT_TRUE(caught) << "wait " << wait << " of " << waits;
   }
+}
+
+// A model whose layers are all dense needs no slots, and nothing to pass slices through.
+TEST(DeviceForwardTest, AModelWithoutExpertsTakesWhatWasPredicted) {
+  ModelConfig config = ConfigOf(true);
+  for (LayerSpec& layer : config.spec.layers) layer.is_moe = false;
+  config.spec.dense_intermediate = 200;
+  const PackedModel model = Pack(MakeDummyModel(std::move(config), 1, DType::kF32));
+  Rng rng(1);
+  const Script script(rng, model.spec.vocab_size);
+  ThreadPool pool(2, DiscoverTopology());
+  HostForward host(model, BestKernels(), pool, Limits());
+  EmulatorOptions options;
+  options.pool = &pool;
+  Machine machine(model, 0, options, Named("balanced"));
+  DeviceForward forward(model, BestKernels(), pool, Limits(), machine.setup);
+  EXPECT_LE(MaxDifference(script.Run(forward), script.Run(host)), kLogitTolerance);
+  EXPECT_LE(machine.setup.memory_bytes - machine.device->memory().peak_bytes, DeviceArena::kAlignment);
 }
 
 TEST(DeviceForwardTest, TooLittleDeviceMemoryIsRefusedWithWhatIsNeeded) {

@@ -2,6 +2,8 @@
 
 #include <span>
 
+#include "base/error.h"
+
 #include "engine/rope_table.h"
 
 namespace fiddler {
@@ -80,9 +82,14 @@ DeviceWeights UploadWeights(const PackedModel& model, int64_t positions, Device&
   const FiddlerStream stream = device.CreateStream();
   const RopeTable rope(model.spec.rope, positions);
   Placer placer(arena, &device, stream);
-  DeviceWeights weights = Place(model, rope, positions, placer);
-  device.Synchronize(stream);
-  return weights;
+  try {
+    DeviceWeights weights = Place(model, rope, positions, placer);
+    device.Synchronize(stream);
+    return weights;
+  } catch (const Error&) {
+    device.Synchronize(stream);  // copies that are queued look into `rope`
+    throw;
+  }
 }
 
 }  // namespace fiddler

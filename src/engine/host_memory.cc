@@ -2,25 +2,33 @@
 
 #include <algorithm>
 
+#include "base/error.h"
 #include "base/memory.h"
+#include "engine/device_forward.h"
 #include "engine/expert_file.h"
 #include "engine/host_forward.h"
 
 namespace fiddler {
 namespace {
 
-// For what nobody counts: the rest of the program's code, buffers of the threads that read and pack, the
-// last huge page of every buffer, what the allocator keeps.
-constexpr uint64_t kUncountedBytes = uint64_t{20} << 20;
-
-}  // namespace
-
-uint64_t EngineBytes(const Model& model, const PackFormat& format, const CpuKernels& kernels,
-                     ThreadPool& pool, std::span<const ForwardLimits> limits) {
-  PackedModel shell;  // without weights
+PackedModel WithoutWeights(const Model& model, const PackFormat& format) {
+  PackedModel shell;
   shell.spec = model.spec();
   shell.weights = LayOut(model, format).weights;
   shell.host_experts = std::make_unique<HostExperts>(ExpertLayersOf(shell.weights));
+  return shell;
+}
+
+}  // namespace
+
+uint64_t ProcessBytes() {
+  constexpr uint64_t kUncountedBytes = uint64_t{20} << 20;
+  return ResidentBytes() + kUncountedBytes;
+}
+
+uint64_t EngineBytes(const Model& model, const PackFormat& format, const CpuKernels& kernels,
+                     ThreadPool& pool, std::span<const ForwardLimits> limits) {
+  const PackedModel shell = WithoutWeights(model, format);
   uint64_t bytes = 0;
   for (const ForwardLimits& of_one : limits) {
     const HostForward::Needs needs = HostForward::NeedsOf(shell, kernels, pool, of_one);
@@ -29,12 +37,21 @@ uint64_t EngineBytes(const Model& model, const PackFormat& format, const CpuKern
   return bytes;
 }
 
+uint64_t EmulatedEngineBytes(const Model& model, const PackFormat& format, const CpuKernels& kernels,
+                             ThreadPool& pool, const ForwardLimits& limits, uint64_t device_memory_bytes) {
+  const MemoryNeeds needs = DeviceMemoryNeeds(WithoutWeights(model, format), kernels, pool, limits);
+  const MemoryPlan plan =
+      PlanMemory(needs, {.gpu_memory_bytes = device_memory_bytes, .ram_bytes = UINT64_MAX});
+  if (!plan.fits) throw Error("{}", plan.reason);
+  return plan.vram_peak_bytes + needs.host_workspace_bytes;
+}
+
 HostPlan PlanHost(const Model& model, const PackFormat& format, uint64_t engine_bytes, uint64_t budget) {
   HostPlan plan;
   const PackLayout dense = LayOut(model, format, nullptr, ExpertPlace::kElsewhere);
   plan.dense_bytes = dense.bytes;
   plan.num_experts = static_cast<int64_t>(dense.experts_elsewhere.size());
-  plan.smallest_bytes = dense.bytes + engine_bytes + ResidentBytes() + kUncountedBytes;
+  plan.smallest_bytes = dense.bytes + engine_bytes + ProcessBytes();
   const uint64_t left = budget - std::min(budget, plan.smallest_bytes);
   if (plan.num_experts == 0) return plan;
 

@@ -14,6 +14,15 @@ namespace fiddler {
 uint64_t EngineBytes(const Model& model, const PackFormat& format, const CpuKernels& kernels,
                      ThreadPool& pool, std::span<const ForwardLimits> limits);
 
+// The same with an emulated device of so much memory, which is host memory too: what is taken of it, and the
+// buffers of both sides. Throws Error if the model does not fit on the device.
+uint64_t EmulatedEngineBytes(const Model& model, const PackFormat& format, const CpuKernels& kernels,
+                             ThreadPool& pool, const ForwardLimits& limits, uint64_t device_memory_bytes);
+
+// What the process has now, and what nobody counts: the rest of its code, buffers of the threads that read
+// and pack, the last huge page of every buffer, what the allocator keeps.
+uint64_t ProcessBytes();
+
 struct HostPlan {
   uint64_t dense_bytes = 0;     // of what every token passes, and the embedding
   uint64_t expert_bytes = 0;    // of all routed experts

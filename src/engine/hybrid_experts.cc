@@ -125,15 +125,31 @@ void HybridExperts::Run(int64_t index, const DeviceLayer& layer, int64_t tokens,
     CHECK(shares_[i].fetch == 0 || shares_[i].cpu_resident == 0, "expert {}", ids_[i]);
   }
 
-  const auto bytes = static_cast<uint64_t>(tokens * spec_.hidden) * sizeof(float);
-  device_.Clear(stream_, out, bytes);
+  device_.Clear(stream_, out, static_cast<uint64_t>(tokens * spec_.hidden) * sizeof(float));
   QueueResident(index, layer, tokens, x, out);
   FindNeeds(decision.idle_copies);
-  if (!RunNeeds(index, tokens, x, out)) return;
-  device_.SetFlag(computed_);
+  const bool cpu_has_part = CpuHasPart();
+  try {
+    RunNeeds(index, tokens, x, out);
+  } catch (const Error&) {
+    if (cpu_has_part) device_.SetFlag(computed_);  // nobody shall wait for it for ever
+    throw;
+  }
+  if (cpu_has_part) device_.SetFlag(computed_);
+}
+
+bool HybridExperts::CpuHasPart() const {
+  for (size_t i = 0; i < ids_.size(); ++i) {
+    if (resident_[i] - shares_[i].cpu_resident + shares_[i].fetch < num_slices_) return true;
+  }
+  return false;
+}
+
+void HybridExperts::QueueCpuPart(int64_t tokens, FiddlerAddress out) {
+  const int64_t count = tokens * spec_.hidden;
   device_.Await(stream_, computed_);
-  device_.CopyIn(stream_, buffers_.cpu_part, cpu_part_, bytes);
-  device_.Add(stream_, {.count = tokens * spec_.hidden, .x = buffers_.cpu_part, .y = out});
+  device_.CopyIn(stream_, buffers_.cpu_part, cpu_part_, static_cast<uint64_t>(count) * sizeof(float));
+  device_.Add(stream_, {.count = count, .x = buffers_.cpu_part, .y = out});
 }
 
 // From the routing of every token to the tokens of every expert.
@@ -246,7 +262,8 @@ void HybridExperts::FindNeeds(int64_t idle_copies) {
   }
 }
 
-bool HybridExperts::RunNeeds(int64_t index, int64_t tokens, FiddlerAddress x, FiddlerAddress out) {
+void HybridExperts::RunNeeds(int64_t index, int64_t tokens, FiddlerAddress x, FiddlerAddress out) {
+  const bool cpu_has_part = CpuHasPart();
   bool on_cpu = false;
   experts_.assign(needs_.size(), nullptr);
   host_experts_.Request(index, tokens, needs_);
@@ -266,6 +283,8 @@ bool HybridExperts::RunNeeds(int64_t index, int64_t tokens, FiddlerAddress x, Fi
         AddPass(need);
       }
     }
+    // Before the CPU begins, so that the device goes on as soon as the flag is there.
+    if (cpu_has_part && end == needs_.size()) QueueCpuPart(tokens, out);
     if (!passes_.empty()) {
       runner_.Run(passes_, tokens, x_, cpu_part_,
                   on_cpu ? SlicedFfnRunner::Out::kAddTo : SlicedFfnRunner::Out::kSet);
@@ -274,7 +293,6 @@ bool HybridExperts::RunNeeds(int64_t index, int64_t tokens, FiddlerAddress x, Fi
     if (!host_experts_.in_memory()) store_.FinishCopies();
     for (; begin < end; ++begin) host_experts_.Release(begin);
   }
-  return on_cpu;
 }
 
 void HybridExperts::QueueFetch(size_t need, FiddlerAddress x, FiddlerAddress out) {

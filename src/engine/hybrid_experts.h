@@ -68,8 +68,11 @@ class HybridExperts {
                      FiddlerAddress out);
   // Which experts' weights the layer needs from the host: needs_, those with most tokens first.
   void FindNeeds(int64_t idle_copies);
-  // Runs the needs on both sides, as they come. True if the CPU had something to do.
-  bool RunNeeds(int64_t index, int64_t tokens, FiddlerAddress x, FiddlerAddress out);
+  // Runs the needs on both sides, as they come.
+  void RunNeeds(int64_t index, int64_t tokens, FiddlerAddress x, FiddlerAddress out);
+  bool CpuHasPart() const;
+  // The device adds the CPU's part once that is there.
+  void QueueCpuPart(int64_t tokens, FiddlerAddress out);
   void QueueFetch(size_t need, FiddlerAddress x, FiddlerAddress out);
   void QueueIdleCopies(size_t need);
   void QueueSlices(const SlicedFfn& geometry, FiddlerAddress x, FiddlerAddress out);

@@ -62,7 +62,6 @@ void ExpertStore::Resident(ExpertId id, int64_t count, std::vector<Run>& runs) c
 
 void ExpertStore::Copy(const SlicedFfn& expert, int64_t slice, FiddlerAddress to) {
   device_.CopyIn(copies_, to, expert.data + slice * slice_bytes_, static_cast<uint64_t>(slice_bytes_));
-  bytes_copied_ += static_cast<uint64_t>(slice_bytes_);
 }
 
 int64_t ExpertStore::NextRing() {

@@ -77,8 +77,6 @@ class ExpertStore {
   // Waits until every copy is done: the host's memory may be given to other experts.
   void FinishCopies() { device_.Synchronize(copies_); }
 
-  uint64_t bytes_copied() const { return bytes_copied_; }
-
  private:
   FiddlerAddress SlotAddress(int64_t slot) const {
     return slots_ + static_cast<FiddlerAddress>(slot * slice_bytes_);
@@ -102,7 +100,6 @@ class ExpertStore {
   std::vector<RingPart> ring_;  // [kRingChunks]
   int64_t next_ring_ = 0;
   std::vector<Run> fetched_;
-  uint64_t bytes_copied_ = 0;
 };
 
 }  // namespace fiddler

@@ -101,6 +101,15 @@ bool IsRedundant(const std::string& name, const ModelSpec& spec, const TensorNam
   return name.ends_with("rotary_emb.inv_freq") || (spec.tied_embeddings && name == names.head);
 }
 
+// What transformers 4 calls torch_dtype, and 5 dtype.
+DType StoredDType(const Json& json) {
+  for (const char* field : {"dtype", "torch_dtype"}) {
+    if (json.value(field, Json()) == "float32") return DType::kF32;
+    if (json.value(field, Json()) == "float16") return DType::kF16;
+  }
+  return DType::kBF16;
+}
+
 }  // namespace
 
 std::vector<std::string_view> GeometryNames() {
@@ -123,8 +132,9 @@ ModelConfig ReadModelConfig(const std::string& model, std::span<const std::strin
   const std::filesystem::path file = is_directory ? path / "config.json" : path;
   if (file.extension() == ".gguf")
     throw Error("{}: expected a Hugging Face model directory, got a GGUF file: not supported yet", model);
-  ModelConfig config =
-      FromJson(ParseJson(ReadFile(file, kMaxBytes), file.string()), file.string(), tolerated);
+  const Json json = ParseJson(ReadFile(file, kMaxBytes), file.string());
+  ModelConfig config = FromJson(json, file.string(), tolerated);
+  config.stored_dtype = StoredDType(json);
   config.name = model;
   if (is_directory) {
     config.directory = path;

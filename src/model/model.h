@@ -24,6 +24,7 @@ struct ModelConfig {
   std::filesystem::path directory;  // empty for a built-in geometry
   ModelSpec spec;
   const Architecture* architecture = nullptr;
+  DType stored_dtype = DType::kBF16;  // of the weights, as config.json says; BF16 if it does not
 };
 
 struct Model {

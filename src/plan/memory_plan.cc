@@ -20,8 +20,7 @@ std::string AtLeast(uint64_t bytes) {
 }  // namespace
 
 MemoryPlan PlanMemory(const MemoryNeeds& needs, const MemoryBudget& budget) {
-  CHECK(needs.num_expert_slices >= 0 && needs.transit_slots >= 0, "{} slices, {} in transit",
-        needs.num_expert_slices, needs.transit_slots);
+  CHECK(needs.num_expert_slices >= 0, "{} slices", needs.num_expert_slices);
   CHECK(needs.slice_bytes > 0 || needs.num_expert_slices == 0, "slices without bytes");
   MemoryPlan plan;
   plan.ram_peak_bytes = needs.host_weight_bytes + needs.host_workspace_bytes;
@@ -30,10 +29,8 @@ MemoryPlan PlanMemory(const MemoryNeeds& needs, const MemoryBudget& budget) {
     const uint64_t fixed = needs.device_dense_bytes + needs.kv_bytes + needs.device_workspace_bytes;
     const uint64_t left = budget.gpu_memory_bytes - std::min(fixed, budget.gpu_memory_bytes);
     const auto fit = needs.num_expert_slices == 0 ? 0 : static_cast<int64_t>(left / needs.slice_bytes);
-    const bool all = fit >= needs.num_expert_slices;
-    const int64_t transit = all ? 0 : needs.transit_slots;
-    plan.num_slots = all ? needs.num_expert_slices : std::max<int64_t>(0, fit - transit);
-    plan.vram_peak_bytes = fixed + static_cast<uint64_t>(plan.num_slots + transit) * needs.slice_bytes;
+    plan.num_slots = std::min(fit, needs.num_expert_slices);
+    plan.vram_peak_bytes = fixed + static_cast<uint64_t>(plan.num_slots) * needs.slice_bytes;
   }
   plan.resident_fraction = needs.num_expert_slices == 0 ? 1
                                                         : static_cast<double>(plan.num_slots) /
@@ -53,13 +50,15 @@ MemoryPlan PlanMemory(const MemoryNeeds& needs, const MemoryBudget& budget) {
         FormatBytes(plan.vram_peak_bytes), FormatBytes(budget.gpu_memory_bytes),
         AtLeast(plan.vram_peak_bytes), shorter);
   } else if (plan.ram_peak_bytes > budget.ram_bytes) {
+    // Down to a whole percent: it must fit.
+    const uint64_t percent =
+        budget.ram_bytes <= needs.host_workspace_bytes
+            ? 0
+            : (budget.ram_bytes - needs.host_workspace_bytes) * 100 / needs.host_weight_bytes;
     plan.reason =
-        fmt::format("RAM: weights and workspace need {}, got {}: weights of {:.0f}% of their size would fit",
-                    FormatBytes(plan.ram_peak_bytes), FormatBytes(budget.ram_bytes),
-                    budget.ram_bytes <= needs.host_workspace_bytes
-                        ? 0.0
-                        : static_cast<double>(budget.ram_bytes - needs.host_workspace_bytes) * 100 /
-                              static_cast<double>(needs.host_weight_bytes));
+        fmt::format("RAM: weights and workspace need {}, got {}{}", FormatBytes(plan.ram_peak_bytes),
+                    FormatBytes(budget.ram_bytes),
+                    percent == 0 ? "" : fmt::format(": weights of {}% of their size would fit", percent));
   }
   plan.fits = plan.reason.empty();
   return plan;

@@ -10,8 +10,7 @@ struct MemoryNeeds {
   // On the GPU, if there is one.
   uint64_t device_dense_bytes = 0;      // weights that every token passes, but for the embedding
   uint64_t kv_bytes = 0;                // keys and values of the longest context
-  uint64_t device_workspace_bytes = 0;  // activations, buffers of libraries
-  int64_t transit_slots = 0;            // for slices that are copied and not kept; none if all are resident
+  uint64_t device_workspace_bytes = 0;  // activations, buffers of libraries, slots to pass through
   uint64_t slice_bytes = 0;
   int64_t num_expert_slices = 0;  // of all layers
 
@@ -25,7 +24,7 @@ struct MemoryBudget {
 };
 
 struct MemoryPlan {
-  int64_t num_slots = 0;         // to keep slices in, beside transit_slots
+  int64_t num_slots = 0;         // to keep slices in
   double resident_fraction = 0;  // of the experts' slices; 1 if there are none
   uint64_t vram_peak_bytes = 0;  // what is needed, also if it does not fit
   uint64_t ram_peak_bytes = 0;

@@ -16,7 +16,6 @@ MemoryNeeds SomeNeeds() {
   return {.device_dense_bytes = 2 * kGiB,
           .kv_bytes = kGiB,
           .device_workspace_bytes = kGiB / 2,
-          .transit_slots = 4,
           .slice_bytes = kGiB / 64,
           .num_expert_slices = 1000,
           .host_weight_bytes = 16 * kGiB,
@@ -28,7 +27,6 @@ MemoryNeeds RandomNeeds(Rng& rng) {
   return {.device_dense_bytes = bytes(8 * kGiB),
           .kv_bytes = bytes(8 * kGiB),
           .device_workspace_bytes = bytes(kGiB),
-          .transit_slots = static_cast<int64_t>(rng.NextBits() % 20),
           .slice_bytes = 1 + bytes(kGiB / 8),
           .num_expert_slices = static_cast<int64_t>(rng.NextBits() % 3000),
           .host_weight_bytes = bytes(64 * kGiB),
@@ -46,13 +44,13 @@ TEST(MemoryPlanTest, FillsWhatIsLeftWithSlots) {
   const MemoryPlan plan =
       PlanMemory(SomeNeeds(), {.gpu_memory_bytes = 10 * kGiB + 5, .ram_bytes = 17 * kGiB});
   EXPECT_TRUE(plan.fits) << plan.reason;
-  EXPECT_EQ(plan.num_slots, 64 * 6 + 32 - 4);
-  EXPECT_EQ(plan.resident_fraction, 0.412);
+  EXPECT_EQ(plan.num_slots, 64 * 6 + 32);
+  EXPECT_EQ(plan.resident_fraction, 0.416);
   EXPECT_EQ(plan.vram_peak_bytes, 10 * kGiB);
   EXPECT_EQ(plan.ram_peak_bytes, 17 * kGiB);
 }
 
-TEST(MemoryPlanTest, WhereAllIsResidentNothingIsInTransit) {
+TEST(MemoryPlanTest, NoMoreSlotsThanSlices) {
   const MemoryPlan plan = PlanMemory(SomeNeeds(), {.gpu_memory_bytes = 80 * kGiB, .ram_bytes = 80 * kGiB});
   EXPECT_EQ(plan.num_slots, 1000);
   EXPECT_EQ(plan.resident_fraction, 1);
@@ -70,14 +68,14 @@ TEST(MemoryPlanTest, SaysWhatIsOverAndWhatWouldFit) {
   const MemoryPlan gpu = PlanMemory(SomeNeeds(), {.gpu_memory_bytes = 3 * kGiB, .ram_bytes = 99 * kGiB});
   EXPECT_EQ(
       gpu.reason,
-      "GPU memory: weights that every token passes, keys and values and workspace need 3.6 GiB, got 3.0 "
-      "GiB: --gpu-memory 3.6GiB, or a context 43% as long would fit");
+      "GPU memory: weights that every token passes, keys and values and workspace need 3.5 GiB, got 3.0 "
+      "GiB: --gpu-memory 3.5GiB, or a context 50% as long would fit");
   MemoryNeeds large = SomeNeeds();
   large.device_dense_bytes = 4 * kGiB;
   EXPECT_EQ(
       PlanMemory(large, {.gpu_memory_bytes = 3 * kGiB, .ram_bytes = 99 * kGiB}).reason,
-      "GPU memory: weights that every token passes, keys and values and workspace need 5.6 GiB, got 3.0 "
-      "GiB: --gpu-memory 5.6GiB would fit");
+      "GPU memory: weights that every token passes, keys and values and workspace need 5.5 GiB, got 3.0 "
+      "GiB: --gpu-memory 5.5GiB would fit");
   EXPECT_EQ(PlanMemory(SomeNeeds(), {.gpu_memory_bytes = 9 * kGiB, .ram_bytes = 9 * kGiB}).reason,
             "RAM: weights and workspace need 17.0 GiB, got 9.0 GiB: weights of 50% of their size would fit");
 }
@@ -96,7 +94,7 @@ TEST(MemoryPlanTest, NeverExceedsTheBudgetAndWastesLessThanASlice) {
               plan.vram_peak_bytes <= budget.gpu_memory_bytes && plan.ram_peak_bytes <= budget.ram_bytes);
     if (plan.fits && budget.gpu_memory_bytes > 0) {
       ++fitting;
-      if (plan.num_slots < needs.num_expert_slices - needs.transit_slots) {
+      if (plan.num_slots < needs.num_expert_slices) {
         ASSERT_LT(budget.gpu_memory_bytes - plan.vram_peak_bytes, needs.slice_bytes);
       }
     } else if (plan.reason.starts_with("GPU")) {

@@ -56,7 +56,8 @@ class Policies(TestCase):
     def test_refusals(self) -> None:
         self.refuse(*RUN, "--device", "emulated", mentions=("--gpu-memory",))
         for option in (("--gpu-memory", "1GiB"), ("--policy", "stream"), ("--hardware", "l4-8ch"), ("--adversary", "1")):
-            self.refuse(*RUN, *option, mentions=(option[0], "--device"))
+            self.refuse(*RUN, *option, "--device", "cpu", mentions=(option[0], "--device"))
+            self.assertIn(f"no GPU is used, so {option[0]}", self.succeed(*RUN, *option).err)
         self.refuse(*RUN, "--device", "emulated", "--gpu-memory", "a lot", mentions=("--gpu-memory", "a lot"))
         self.refuse(*RUN, "--device", "emulated", "--gpu-memory", "20MiB", "--hardware", "cpu-only",
                     mentions=("--hardware", "GPU"))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 
 import harness
@@ -61,7 +63,39 @@ class Plan(TestCase):
         self.assertIn("RAM", plan["reason"])
         text = self.succeed("plan", "mixtral-8x7b", "--hardware", small).out.decode()
         self.assertIn("does not fit: RAM", text)
+        self.assertIn("of 256 experts in RAM and the others on disk", text)
+        self.assertTrue(plan["runs_from_disk"])
+        self.assertTrue(50 < plan["experts_in_ram"] < 90, plan)
         self.assertTrue(self.plan("mixtral-8x7b", "--hardware", small, "--quant", "int4")["fits"])
+
+    def test_predicts_what_a_run_takes(self) -> None:
+        """Of a model in bfloat16 and one in float32: what the process had at most, within what was predicted."""
+        for model in (harness.DEMO, harness.GOLDENS / "mixtral-base/model"):
+            ids = ",".join(["5"] * 40)
+            run = [harness.FIDDLER, "run", str(model), "--prompt-ids", ids, "-n", "20", "--ignore-eos", "--json"]
+            script = (
+                "import resource, subprocess, sys\n"
+                "subprocess.run(sys.argv[1:], check=True, capture_output=True)\n"
+                "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)\n"
+            )
+            peak = int(subprocess.run([sys.executable, "-c", script, *run], check=True, capture_output=True).stdout)
+            plan = self.plan(model, "--hardware", "cpu-only", "--prompt", "40", "--gen", "20")
+            if harness.is_sanitized():  # which take several times as much
+                continue
+            self.assertLessEqual(peak, plan["ram_peak_bytes"], model)
+            self.assertGreater(peak, plan["ram_peak_bytes"] - 60 * (1 << 20), model)
+            inspected = self.succeed("inspect", model, "--json").json()
+            self.assertLess(abs(plan["ram"]["weight_bytes"] / inspected["bytes"] - 1), 0.2, model)
+
+    def test_models_of_dense_layers_are_refused_where_there_is_nothing_to_decide(self) -> None:
+        folder = self.copy_of(harness.GOLDENS / "qwen3-base/model")
+        config = json.loads((folder / "config.json").read_text())
+        config["mlp_only_layers"] = list(range(config["num_hidden_layers"]))
+        (folder / "config.json").write_text(json.dumps(config))
+        for weights in folder.glob("*.safetensors*"):
+            weights.unlink()
+        for verb in ("plan", "simulate"):
+            self.refuse(verb, folder, "--hardware", "l4-8ch", mentions=("experts",))
 
     def test_this_machine(self) -> None:
         plan = self.plan(harness.DEMO)
@@ -72,6 +106,12 @@ class Plan(TestCase):
     def test_refusals(self) -> None:
         self.refuse("plan", "mixtral-8x7b", "--hardware", "abacus", mentions=("abacus", "rtx4090-ddr5"))
         self.refuse("plan", self.folder(), mentions=("config.json",))
+        self.refuse("plan", "mixtral-8x7b", "--gpu-memory", "24GiB", mentions=("--gpu-memory", "--hardware"))
+        many = ("--hardware", "cpu-only", "--scenario", "batch", "--batch", "1048576", "--prompt", "16000", "--gen", "16000")
+        self.refuse("plan", "mixtral-8x7b", *many, mentions=("KV cache", "2147483647"))
+        self.refuse("plan", "olmoe-1b-7b", "--hardware", "l4-8ch", "--prompt", "5000", mentions=("4096", "5128"))
+        self.refuse("plan", "mixtral-8x7b", "--hardware", "l4-8ch", "--batch", "4", mentions=("--batch", "--scenario"))
+        self.refuse("plan", "mixtral-8x7b", "--hardware", "l4-8ch", "--beam", "4", mentions=("--beam", "--scenario"))
 
 
 if __name__ == "__main__":
