@@ -68,6 +68,8 @@ ForwardLimits Limits() {
 struct Script {
   std::vector<int32_t> tokens[2];
   std::vector<std::array<int64_t, 2>> steps;  // tokens of either sequence
+  std::vector<bool> looked_at;                // whether anybody wants the logits of a step: a prompt's chunks
+                                              // follow each other without a pause
 
   Script(Rng& rng, int64_t vocab_size) {
     std::array<int64_t, 2> left = {};
@@ -85,7 +87,9 @@ struct Script {
         step[s] = std::min(left[s], static_cast<int64_t>(rng.NextBits() % (chunk + 1)));
         left[s] -= step[s];
       }
-      if (step[0] + step[1] > 0) steps.push_back(step);
+      if (step[0] + step[1] == 0) continue;
+      steps.push_back(step);
+      looked_at.push_back(left[0] + left[1] == 0 || rng.NextBits() % 2 == 0);
     }
   }
 
@@ -94,7 +98,8 @@ struct Script {
     const std::vector<BlockId> tables[] = {{6, 0, 3}, {2, 5, 1}};
     std::array<int64_t, 2> done = {};
     std::vector<float> logits;
-    for (const std::array<int64_t, 2>& step : steps) {
+    for (size_t i = 0; i < steps.size(); ++i) {
+      const std::array<int64_t, 2>& step = steps[i];
       std::vector<BatchEntry> batch;
       for (size_t s = 0; s < 2; ++s) {
         if (step[s] == 0) continue;
@@ -105,6 +110,7 @@ struct Script {
         done[s] += step[s];
       }
       forward.Run(batch);
+      if (!looked_at[i]) continue;
       std::vector<int32_t> rows(static_cast<size_t>(step[0] + step[1]));
       std::iota(rows.begin(), rows.end(), 0);
       const std::span<float> part = forward.Logits(rows);

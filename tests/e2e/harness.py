@@ -31,6 +31,11 @@ def main() -> None:
     unittest.main(module="__main__")
 
 
+def is_sanitized() -> bool:
+    """Sanitizers take memory and time of their own."""
+    return Path(FIDDLER).parent.name in ("asan", "tsan")
+
+
 class Finished:
     """A run that has ended: exit code, what it wrote."""
 
