@@ -1,6 +1,8 @@
 // What a step decides about experts allocates nothing.
 #include <gtest/gtest.h>
 
+#include <array>
+
 #include <vector>
 
 #include "base/counted_allocations.h"
@@ -54,14 +56,29 @@ TEST(DecisionAllocationTest, DecideAllocatesNothing) {
       while (residency.Resident(id) < 4 && residency.Admit(id)) continue;
     std::vector<ExpertWork> work;
     work.reserve(64);
+    std::vector<ExpertId> ids;
+    ids.reserve(64);
     const int64_t before = allocations;
     Rng rng(4);
     double seconds = 0;
-    for (int i = 0; i < 200; ++i) {
+    for (int i = 0; i < 200; ++i) {  // as the engine does, layer by layer
+      const int64_t layer = std::array{0, 1, 3}[static_cast<size_t>(i % 3)];
+      if (layer == 0) residency.AdvanceTokens(1);
       work.clear();
-      for (int32_t expert = 0; expert < 64; ++expert)
-        if (rng.NextUnit() < 0.5) work.push_back({expert, 1 + static_cast<int64_t>(rng.NextBits() % 64)});
-      seconds += policy->Decide(3, work, residency).times.seconds();
+      ids.clear();
+      for (int32_t expert = 0; expert < 64; ++expert) {
+        if (rng.NextUnit() < 0.5) continue;
+        work.push_back({expert, 1 + static_cast<int64_t>(rng.NextBits() % 64)});
+        ids.push_back(residency.IdOf(layer, expert));
+        residency.Want(ids.back(), work.back().tokens);
+      }
+      residency.Pin(ids);
+      const LayerDecision decision = policy->Decide(layer, work, residency);
+      seconds += decision.times.seconds();
+      for (size_t e = 0; e < ids.size(); ++e) {
+        for (int64_t slice = 0; slice < decision.shares[e].fetch && residency.Admit(ids[e]); ++slice)
+          continue;
+      }
     }
     EXPECT_EQ(allocations - before, 0) << name;
     EXPECT_GT(seconds, 0);
