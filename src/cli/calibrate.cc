@@ -121,6 +121,11 @@ void Calibrate(const CalibrateOptions& options) {
   const std::unique_ptr<Device> device = OpenDevice(options, kernels);
   if (device)
     hardware.device = device->name();  // of the emulated one, no memory is installed: it is what one asks for
+  if (options.device == "emulated") {
+    Note(
+        "note: figures of an emulated device show that the code works, not what a GPU does; runs ignore "
+        "them");
+  }
   // Whether the file can be written, and read, is known before anything is measured.
   if (const std::string damage = StoreCalibrations({}, path); !damage.empty()) {
     Note("note: the file was damaged and is started over: {}", damage);
