@@ -96,13 +96,13 @@ class Disk(TestCase):
         self.assertEqual(len(list(files.iterdir())), 1)
 
     def test_what_the_error_says_would_do_does(self) -> None:
-        """Also where the checkpoint was just written: its pages in the page cache are nobody's memory."""
+        """Also after the checkpoint was written again: its pages in the page cache are nobody's memory."""
         model = self.copy_of(DEMO)
         weights = model / "model.safetensors"
         content = weights.read_bytes()
         for _ in range(5):
-            weights.write_bytes(content)
             error = self.refuse("run", model, *PROMPT, "--ram", "1MiB")
+            weights.write_bytes(content)
             tier = ("--ram", smallest_ram(error), "--packed-file", self.file)
             self.assertEqual(self.succeed("run", model, *PROMPT, *tier).json()["token_ids"], self.expected)
 
