@@ -97,8 +97,8 @@ uint64_t AvailableMemoryBytes(const std::filesystem::path& root) {
 }
 
 uint64_t ResidentBytes() {
-  const std::optional<uint64_t> kib = FindNumber(ReadPseudoFile("/proc/self/status"), "VmRSS:");
-  return kib.value_or(0) * 1024;
+  const std::string status = ReadPseudoFile("/proc/self/status");
+  return (FindNumber(status, "RssAnon:").value_or(0) + FindNumber(status, "RssShmem:").value_or(0)) * 1024;
 }
 
 uint64_t UsableMemoryBytes() {

@@ -25,7 +25,7 @@ uint64_t AvailableMemoryBytes(const std::filesystem::path& root = "/");
 // What of that may be asked for: a little stays free for what nobody announces.
 uint64_t UsableMemoryBytes();
 
-// Bytes of memory that this process has now (VmRSS); 0 if the system does not say.
+// Memory that this process has now, mapped files apart: they are page cache. 0 if the system does not say.
 uint64_t ResidentBytes();
 
 // Throws Error if `bytes` more do not fit; `what` says who needs them. Better than to be killed half-way.

@@ -4,19 +4,20 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 
+#include "base/cache_folder.h"
 #include "base/error.h"
 #include "base/field_reader.h"
 #include "base/file.h"
 #include "base/file_lock.h"
 #include "base/json.h"
 #include "base/sealed_json.h"
+#include "kernels/dispatch.h"
 
 namespace fiddler {
 namespace {
 
-constexpr JsonKind kKind = {.name = "fiddler calibration", .version = 1};
+constexpr JsonKind kKind = {.name = "fiddler calibration", .version = 2};
 constexpr size_t kMaxFileBytes = size_t{16} << 20;  // thousands of entries
 constexpr int64_t kMaxCount = int64_t{1} << 31;
 
@@ -38,9 +39,13 @@ bool IsSame(const Calibration& a, const Calibration& b) {
 }
 
 Json HardwareToJson(const HardwareKey& hardware) {
-  return {{"cpu", hardware.cpu},       {"threads", hardware.threads},
-          {"isa", hardware.isa},       {"ram_gib", hardware.ram_gib},
-          {"device", hardware.device}, {"device_memory_gib", hardware.device_memory_gib}};
+  return {{"cpu", hardware.cpu},
+          {"threads", hardware.threads},
+          {"isa", hardware.isa},
+          {"kernels", hardware.kernels},
+          {"ram_gib", hardware.ram_gib},
+          {"device", hardware.device},
+          {"device_memory_gib", hardware.device_memory_gib}};
 }
 
 HardwareKey HardwareFromJson(const Json& json, const std::string& where) {
@@ -48,6 +53,7 @@ HardwareKey HardwareFromJson(const Json& json, const std::string& where) {
   HardwareKey hardware = {.cpu = fields.String("cpu"),
                           .threads = fields.Integer("threads", 1, kMaxCount),
                           .isa = fields.String("isa"),
+                          .kernels = fields.Integer("kernels", 1, kMaxCount),
                           .ram_gib = fields.Integer("ram_gib", 0, kMaxCount),
                           .device = fields.String("device"),
                           .device_memory_gib = fields.Integer("device_memory_gib", 0, kMaxCount)};
@@ -115,6 +121,7 @@ HardwareKey DescribeHardware(const Topology& topology, int threads, std::string_
   return {.cpu = topology.cpu_model,
           .threads = threads,
           .isa = std::string(isa),
+          .kernels = kKernelVersion,
           .ram_gib = std::llround(bytes / double{1 << 30}),
           .device = "",
           .device_memory_gib = 0};
@@ -152,21 +159,7 @@ std::vector<Calibration> ParseCalibrations(std::string_view text, std::string_vi
   return calibrations;
 }
 
-std::filesystem::path DefaultCalibrationPath() {
-  const auto folder = [](const char* variable) -> std::filesystem::path {
-    const char* value = std::getenv(variable);
-    return value ? value : "";
-  };
-  // Relative paths are to be ignored (XDG Base Directory Specification 0.8).
-  std::filesystem::path cache = folder("XDG_CACHE_HOME");
-  if (!cache.is_absolute()) {
-    if (!folder("HOME").is_absolute()) {
-      throw Error("XDG_CACHE_HOME, HOME: expected the absolute path of a folder in one of them, got neither");
-    }
-    cache = folder("HOME") / ".cache";
-  }
-  return cache / "fiddler" / "calibration.json";
-}
+std::filesystem::path DefaultCalibrationPath() { return CacheFolder("--output") / "calibration.json"; }
 
 std::optional<CostModel> FindCalibration(const HardwareKey& hardware, const SliceGeometry& geometry,
                                          const std::filesystem::path& path) {

@@ -1,11 +1,15 @@
 // What was measured of machines, and the file it is kept in: cost models, each for one machine and one
 // geometry of slices.
 //
-// The file is sealed JSON (base/sealed_json.h), kind "fiddler calibration", version 1:
-//   {"entries": [{"hardware": {"cpu": "AMD EPYC", "threads": 2, "isa": "avx512_bf16", "ram_gib": 24,
-//                              "device": "emulated", "device_memory_gib": 0},
-//                 "geometry": {"hidden": 4096, "slice_neurons": 128, "format": "bf16", "activations":
-//                 "bf16"}, "read_gbps": 40.1, "peak_gops": 812.0, "cost": {..}}, ..]}     plan/cost_model.h
+// The file is sealed JSON (base/sealed_json.h), kind "fiddler calibration", version 2:
+//   {"entries": [{"hardware": {"cpu": "AMD EPYC", "threads": 2, "isa": "avx512_bf16", "kernels": 1,
+//                              "ram_gib": 24, "device": "", "device_memory_gib": 0},
+//                 "geometry": {"hidden": 4096, "slice_neurons": 128, "format": "bf16",
+//                              "activations": "bf16"},
+//                 "read_gbps": 40.1,
+//                 "peak_gops": 812.0,
+//                 "cost": {..}},  plan/cost_model.h
+//                ..]}
 #pragma once
 
 #include <cstdint>
@@ -27,6 +31,7 @@ struct HardwareKey {
   std::string cpu;
   int64_t threads = 0;
   std::string isa;                // of the kernels
+  int64_t kernels = 0;            // their kKernelVersion
   int64_t ram_gib = 0;            // installed, rounded: kernels differ in what they keep for themselves
   std::string device;             // as it names itself; empty: the CPU alone
   int64_t device_memory_gib = 0;  // installed, whatever part of it is used; 0 if there is no such number

@@ -2,7 +2,6 @@
 
 #include <gtest/gtest.h>
 
-#include <cstdlib>
 #include <fstream>
 #include <thread>
 
@@ -11,6 +10,7 @@
 #include "base/json.h"
 #include "base/rng.h"
 #include "base/sealed_json.h"
+#include "kernels/dispatch.h"
 
 namespace fiddler {
 namespace {
@@ -18,22 +18,26 @@ namespace {
 namespace fs = std::filesystem;
 
 Calibration Sample() {
-  return {
-      .hardware =
-          {.cpu = "EPYC", .threads = 2, .isa = "avx2", .ram_gib = 24, .device = "", .device_memory_gib = 0},
-      .geometry = {.hidden = 64,
-                   .slice_neurons = 128,
-                   .format = WeightFormat::kInt4,
-                   .rounding = Rounding::kInt8Group32},
-      .read_gbps = 40.5,
-      .peak_gops = 812.25,
-      .cost = {.cpu = CostTable({{1, 1e-5}, {16, 1.1e-5}, {512, 3e-4}}, "cpu"),
-               .cpu_start = 4e-6,
-               .dram_slice_seconds = 9e-6,
-               .has_gpu = false,
-               .gpu = {},
-               .gpu_start = 0,
-               .link_slice_seconds = 0}};
+  return {.hardware = {.cpu = "EPYC",
+                       .threads = 2,
+                       .isa = "avx2",
+                       .kernels = 1,
+                       .ram_gib = 24,
+                       .device = "",
+                       .device_memory_gib = 0},
+          .geometry = {.hidden = 64,
+                       .slice_neurons = 128,
+                       .format = WeightFormat::kInt4,
+                       .rounding = Rounding::kInt8Group32},
+          .read_gbps = 40.5,
+          .peak_gops = 812.25,
+          .cost = {.cpu = CostTable({{1, 1e-5}, {16, 1.1e-5}, {512, 3e-4}}, "cpu"),
+                   .cpu_start = 4e-6,
+                   .dram_slice_seconds = 9e-6,
+                   .has_gpu = false,
+                   .gpu = {},
+                   .gpu_start = 0,
+                   .link_slice_seconds = 0}};
 }
 
 Calibration WithDevice() {
@@ -54,7 +58,7 @@ std::string With(const Change& change) {
   Json json = ParseJson(SerializeCalibrations(both), "f");
   for (const char* seal : {"kind", "version", "checksum"}) json.erase(seal);
   change(json);
-  return SealJson({.name = "fiddler calibration", .version = 1}, json);
+  return SealJson({.name = "fiddler calibration", .version = 2}, json);
 }
 
 std::string Complaint(const std::string& text) {
@@ -151,6 +155,7 @@ TEST(CalibrationStoreTest, AnotherMachineOrGeometryIsNotFound) {
   EXPECT_FALSE(is_found([](H& h, G&) { h.cpu = "Xeon"; }));
   EXPECT_FALSE(is_found([](H& h, G&) { h.threads = 3; }));
   EXPECT_FALSE(is_found([](H& h, G&) { h.isa = "avx512"; }));
+  EXPECT_FALSE(is_found([](H& h, G&) { h.kernels = 2; }));
   EXPECT_FALSE(is_found([](H& h, G&) { h.ram_gib = 23; }));
   EXPECT_FALSE(is_found([](H& h, G&) { h.device = ""; }));
   EXPECT_FALSE(is_found([](H& h, G&) { h.device_memory_gib = 9; }));
@@ -210,16 +215,8 @@ TEST(CalibrationStoreTest, WhatCannotBeWrittenIsNamed) {
   EXPECT_NE(store("/dev/null/x.json").find("/dev/null"), std::string::npos);
 }
 
-TEST(CalibrationStoreTest, DefaultPath) {
-  const auto path = [](const char* cache, const char* home) {
-    setenv("XDG_CACHE_HOME", cache, 1);
-    setenv("HOME", home, 1);
-    return DefaultCalibrationPath().string();
-  };
-  EXPECT_EQ(path("/c", "/h"), "/c/fiddler/calibration.json");
-  EXPECT_EQ(path("relative", "/h"), "/h/.cache/fiddler/calibration.json");
-  EXPECT_EQ(path("", "/h"), "/h/.cache/fiddler/calibration.json");
-  EXPECT_NE(ErrorOf([&] { path("", ""); }).find("XDG_CACHE_HOME"), std::string::npos);
+TEST(CalibrationTest, HardwareNamesTheKernelsThatAreBuiltIn) {
+  EXPECT_EQ(DescribeHardware(DiscoverTopology(), 2, "avx2").kernels, kKernelVersion);
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 // the result where runs look for it.
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <memory>
 #include <vector>
 
@@ -75,7 +76,7 @@ std::vector<CalibratedSlice> Measure(std::span<const SlicedFfn> experts, const C
   constexpr double kTimings = 300;  // of the CPU: some ten rounds of ten in each format
   const double timed_seconds = std::min(0.05, seconds / kTimings);
   TerminalProgress progress(TerminalProgress::Unit::kSeconds);
-  progress.Start("calibrating", static_cast<uint64_t>(seconds));
+  progress.Start("calibrating", static_cast<uint64_t>(std::ceil(seconds)));
   const auto start = std::chrono::steady_clock::now();
   std::vector<std::unique_ptr<CpuMeter>> meters;
   for (const SlicedFfn& expert : experts) {
@@ -121,6 +122,11 @@ void Calibrate(const CalibrateOptions& options) {
   const std::unique_ptr<Device> device = OpenDevice(options, kernels);
   if (device)
     hardware.device = device->name();  // of the emulated one, no memory is installed: it is what one asks for
+  if (options.device == "emulated") {
+    Note(
+        "note: figures of an emulated device show that the code works, not what a GPU does; runs ignore "
+        "them");
+  }
   // Whether the file can be written, and read, is known before anything is measured.
   if (const std::string damage = StoreCalibrations({}, path); !damage.empty()) {
     Note("note: the file was damaged and is started over: {}", damage);
@@ -186,7 +192,7 @@ void RegisterCalibrate(CLI::App& app) {
   verb.add_option("--gpu-memory", options->gpu_memory, "memory of the device that may be used")
       ->type_name("SIZE");
   verb.add_option("--seconds", options->seconds, "how long to measure, about")
-      ->check(CLI::Range(1.0, 3600.0))
+      ->check(CLI::Range(0.1, 3600.0))
       ->capture_default_str();
   verb.add_option("--output", options->output,
                   "file to keep the result in (default: fiddler/calibration.json of the user's cache)");

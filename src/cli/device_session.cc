@@ -30,8 +30,10 @@ CostModel CostOn(const HardwareProfile& hardware, const SlicedFfn& expert) {
 }
 
 // What calibrate measured of this machine with this device, for slices like these; nothing if there is no
-// such entry, or, with a note, if its file is damaged.
+// such entry, or, with a note, if its file is damaged; nothing of the emulated device: the one that is
+// calibrated computes on a thread of its own, the one that runs compute with on the session's pool.
 std::optional<CostModel> Calibrated(const Session& session, const Device& device, const SlicedFfn& expert) {
+  if (device.name() == kEmulatedDeviceName) return std::nullopt;
   HardwareKey hardware = session.hardware_key();
   hardware.device = device.name();
   const bool rounded = session.arithmetic() == Arithmetic::kFast;

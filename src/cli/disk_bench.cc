@@ -71,6 +71,7 @@ void DiskBench::Finish(Phase phase, double seconds) {
   samples.hit_rate.push_back(hits + misses > 0 ? hits / (hits + misses) : 1);
   samples.gbps.push_back(gbps);
   samples.percent.push_back(100 * gbps / ((limit_before_ + limit_after) / 2));
+  samples.percent_waited.push_back(100 * (after.seconds_waited - before_.seconds_waited) / seconds);
   limit_before_ = limit_after;
 }
 
@@ -80,7 +81,8 @@ OrderedJson DiskBench::Describe() const {
     const Samples& samples = phases_[phase];
     return {{"hit_rate", Median(samples.hit_rate)},
             {"gbps", Median(samples.gbps)},
-            {"percent_of_limit", Median(samples.percent)}};
+            {"percent_of_limit", Median(samples.percent)},
+            {"percent_waited", Median(samples.percent_waited)}};
   };
   return {{"limit_gbps", Median(limits_)},
           {"expert_slots", experts_.num_slots()},
@@ -93,9 +95,10 @@ void DiskBench::Print(const OrderedJson& description) {
     const OrderedJson& figures = description[phase];
     WriteOutput(
         fmt::format("disk     {:<7} {:>5.1f}% of experts were in memory {:>14.2f} GB/s {:>9.1f}% of {:.2f} "
-                    "(random reads)\n",
+                    "(random reads), {:.1f}% of the time waited for\n",
                     phase, 100 * figures["hit_rate"].get<double>(), figures["gbps"].get<double>(),
-                    figures["percent_of_limit"].get<double>(), description["limit_gbps"].get<double>()));
+                    figures["percent_of_limit"].get<double>(), description["limit_gbps"].get<double>(),
+                    figures["percent_waited"].get<double>()));
   }
 }
 

@@ -29,14 +29,14 @@ class DiskBench {
   void Start();                              // a phase begins
   void Finish(Phase phase, double seconds);  // the phase since Start took so long; takes a second
 
-  // Medians: limit_gbps, expert_slots and, of each phase, hit_rate, gbps, percent_of_limit; null if all
-  // experts are in memory.
+  // Medians: limit_gbps, expert_slots and, of each phase, hit_rate, gbps, percent_of_limit and
+  // percent_waited, of its time, for experts that were not there yet; null if all experts are in memory.
   OrderedJson Describe() const;
   static void Print(const OrderedJson& description);
 
  private:
   struct Samples {
-    std::vector<double> hit_rate, gbps, percent;
+    std::vector<double> hit_rate, gbps, percent, percent_waited;
   };
 
   double MeasureLimit();

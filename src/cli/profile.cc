@@ -1,6 +1,5 @@
 // fiddler profile: how often the routers of a model choose each expert on a text. The text is run in windows
-// of
-// --context tokens, as eval does; a trace of every choice, and a picture, on request.
+// of --context tokens, as eval does; a trace of every choice, and a picture, on request.
 #include <algorithm>
 #include <memory>
 

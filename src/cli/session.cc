@@ -139,7 +139,7 @@ std::optional<ExpertFileOptions> Session::PlaceExperts(std::span<const ForwardLi
   }
   if (plan.all_in_memory()) return std::nullopt;
   ExpertFileOptions experts = {.file = options_.packed_file, .slots = plan.expert_slots};
-  if (experts.file.empty()) experts.file = DefaultExpertFile(stored_, DescribeExperts(stored_, format));
+  if (experts.file.empty()) experts.file = DefaultExpertFile(stored_, format);
   std::string fitting;
   for (const Quantization smaller : {Quantization::kInt8, Quantization::kInt4}) {
     const PackFormat rounded = {.quantization = smaller};

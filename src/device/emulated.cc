@@ -93,7 +93,7 @@ void RequirePointer(const T* pointer, std::string_view what) {
 }
 
 const char* ErrorText(FiddlerDevice* device) { return device->error.c_str(); }
-const char* Name(FiddlerDevice*) { return "emulated GPU"; }
+const char* Name(FiddlerDevice*) { return kEmulatedDeviceName; }
 void Close(FiddlerDevice* device) { delete device; }
 
 int32_t Memory(FiddlerDevice* device, FiddlerMemory* memory) {

@@ -25,6 +25,9 @@
 
 namespace fiddler {
 
+// What Device::name() says of it.
+constexpr const char* kEmulatedDeviceName = "emulated GPU";
+
 struct EmulatorOptions {
   uint64_t memory_bytes = 0;
   // Whose turn it is when several streams could go on, and how early copies begin and how late they end.

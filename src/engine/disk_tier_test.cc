@@ -1,7 +1,10 @@
 // With experts on disk, whatever fits of them in memory, a model computes the same bits as in memory.
 #include <gtest/gtest.h>
 
+#include <chrono>
+#include <cstdlib>
 #include <cstring>
+#include <fstream>
 
 #include "base/rng.h"
 #include "engine/engine.h"
@@ -9,6 +12,7 @@
 #include "engine/host_forward.h"
 #include "engine/host_memory.h"
 #include "engine/test_models.h"
+#include "io/checkpoint.h"
 #include "io/test_files.h"
 #include "kernels/dispatch.h"
 
@@ -124,6 +128,66 @@ TEST(ExpertFileTest, TheIdentityFollowsWhatItIsPackedFrom) {
   const std::filesystem::path file = folder.path() / "model/model.safetensors";
   std::filesystem::last_write_time(file, std::filesystem::last_write_time(file) + std::chrono::seconds(1));
   EXPECT_FALSE(before.Describes(describe()));
+}
+
+TEST(ExpertFileTest, EveryExpertIsSampled) {
+  for (const char* golden : {"mixtral-base", "qwen2-fused"}) {  // a tensor each, one for all
+    const TempFolder folder;
+    std::filesystem::copy(GoldenModel(golden), folder.path() / "model");
+    const auto open = [&] { return OpenModel(ReadModelConfig((folder.path() / "model").string())); };
+    const std::filesystem::path file = folder.path() / "model/model.safetensors";
+    const auto modified = std::filesystem::last_write_time(file);
+    const Model model = open();
+    const PackedHeader before = DescribeExperts(model, {});
+    const auto& checkpoint = dynamic_cast<const Checkpoint&>(*model.source);
+    for (const LayerWeights& layer : model.weights.layers) {
+      for (const FfnWeights& expert : layer.experts) {
+        for (const StoredMatrix* matrix : {&expert.gate, &expert.up, &expert.down}) {
+          const TensorView& tensor = *checkpoint.Find(matrix->tensor.name);
+          const auto begin = static_cast<std::streamoff>(tensor.bytes.data() -
+                                                         checkpoint.files().front().file().bytes().data());
+          const auto change = [&] {
+            std::vector<char> bytes(matrix->bytes());
+            std::fstream stream(file, std::ios::in | std::ios::out | std::ios::binary);
+            stream.seekg(begin + static_cast<std::streamoff>(matrix->OffsetOf(0)));
+            stream.read(bytes.data(), std::ssize(bytes));
+            for (char& byte : bytes) byte = static_cast<char>(byte ^ 0x80);
+            stream.seekp(begin + static_cast<std::streamoff>(matrix->OffsetOf(0)));
+            stream.write(bytes.data(), std::ssize(bytes));
+            stream.close();
+            std::filesystem::last_write_time(file, modified);
+          };
+          change();
+          EXPECT_FALSE(before.Describes(DescribeExperts(open(), {}))) << matrix->tensor.name;
+          change();
+          EXPECT_TRUE(before.Describes(DescribeExperts(open(), {})));
+        }
+      }
+    }
+  }
+}
+
+TEST(ExpertFileTest, TheDefaultNameFollowsThePlaceNotTheContent) {
+  const TempFolder folder;
+  setenv("XDG_CACHE_HOME", folder.path().c_str(), 1);
+  for (const char* name : {"one", "other"}) {
+    std::filesystem::create_directories(folder.path() / name);
+    std::filesystem::copy(GoldenModel("mixtral-base"), folder.path() / name / "model");
+  }
+  const auto name_of = [&](const char* name, Quantization quantization = Quantization::kNone) {
+    const Model model = OpenModel(ReadModelConfig((folder.path() / name / "model").string()));
+    return DefaultExpertFile(model, {.quantization = quantization});
+  };
+  const std::filesystem::path before = name_of("one");
+  EXPECT_EQ(before.parent_path(), folder.path() / "fiddler");
+  EXPECT_EQ(name_of("one/../one/model/.."), before);
+  EXPECT_NE(name_of("other"), before);
+  EXPECT_NE(name_of("one", Quantization::kInt8), before);
+  const ModelConfig config = ReadModelConfig((folder.path() / "one/model").string());
+  EXPECT_NE(DefaultExpertFile(MakeDummyModel(config, 1, DType::kBF16), {}), before);
+  const std::filesystem::path file = folder.path() / "one/model/model.safetensors";
+  std::filesystem::last_write_time(file, std::filesystem::last_write_time(file) + std::chrono::seconds(1));
+  EXPECT_EQ(name_of("one"), before);
 }
 
 // Files outlive the program that wrote them. If this fails, packed bytes have changed: raise the version of

@@ -2,10 +2,10 @@
 
 #include <algorithm>
 #include <cctype>
-#include <cstdlib>
 #include <string>
 #include <vector>
 
+#include "base/cache_folder.h"
 #include "base/check.h"
 #include "base/checksum.h"
 #include "base/error.h"
@@ -18,40 +18,69 @@ namespace fs = std::filesystem;
 
 uint64_t ChecksumOf(std::string_view text) { return Checksum64(std::as_bytes(std::span(text))); }
 
-// Names, types and places of all tensors that experts are packed from, in the order of the file.
-uint64_t ChecksumOfTensors(const PackLayout& layout) {
-  std::string text;
+PackLayout LayOutElsewhere(const Model& model, const PackFormat& format) {
+  PackLayout layout = LayOut(model, format, nullptr, ExpertPlace::kElsewhere);
+  CHECK(!layout.experts_elsewhere.empty(), "{}", model.config.name);
+  return layout;
+}
+
+// Calls visit(matrix) for all that experts are packed from, in the order of the file.
+template <typename Visit>
+void ForEachMatrix(const PackLayout& layout, const Visit& visit) {
   for (const PackLayout::Ffn& expert : layout.experts_elsewhere) {
     for (const StoredMatrix* matrix : {&expert.from->gate, &expert.from->up, &expert.from->down}) {
-      text += fmt::format("{} {} {}\n", matrix->tensor.name, DTypeName(matrix->dtype()), matrix->first_row);
+      visit(*matrix);
     }
   }
+}
+
+// Names, types and places of all tensors.
+uint64_t ChecksumOfTensors(const PackLayout& layout) {
+  std::string text;
+  ForEachMatrix(layout, [&](const StoredMatrix& matrix) {
+    text += fmt::format("{} {} {}\n", matrix.tensor.name, DTypeName(matrix.dtype()), matrix.first_row);
+  });
   return ChecksumOf(text);
 }
 
-PackedHeader Describe(const Model& model, const PackFormat& format, const PackLayout& layout) {
-  CHECK(!layout.experts_elsewhere.empty(), "{}", model.config.name);
+// Of a piece of every matrix: weights that were given the names, sizes and times of others differ there, were
+// it one expert alone. All pieces of a model with 100 GB of experts are 50 MB.
+uint64_t Sample(const PackLayout& layout, const WeightSource& source) {
+  constexpr uint64_t kPieceBytes = 4096;
+  const auto for_each_piece = [&](const auto& visit) {
+    ForEachMatrix(layout, [&](const StoredMatrix& matrix) {
+      const uint64_t bytes = std::min(kPieceBytes, matrix.bytes());
+      visit(matrix.tensor, matrix.OffsetOf(0) + (matrix.bytes() - bytes) / 2, bytes);
+    });
+  };
+  // Asked for together, a disk finds them many times faster than one by one.
+  for_each_piece([&](const auto&... piece) { source.Prefetch(piece...); });
+  std::vector<std::byte> piece;
+  uint64_t sum = 0;
+  for_each_piece([&](const TensorInfo& tensor, uint64_t offset, uint64_t bytes) {
+    piece.resize(bytes);
+    source.Read(tensor, offset, piece);
+    source.Release(tensor, offset, bytes);
+    sum = ChecksumStep(sum, Checksum64(piece));
+  });
+  return sum;
+}
+
+// Without an identity.
+PackedHeader DescribeShape(const Model& model, const PackLayout& layout) {
   PackedHeader header;
   header.expert = layout.experts_elsewhere.front().to;
   header.num_experts = model.spec().moe.num_experts;
   header.num_layers = static_cast<int64_t>(layout.experts_elsewhere.size()) / header.num_experts;
-  header.identity = fmt::format("{}quantization {}, tensors {:016x}\n", model.source->Identity(),
-                                QuantizationName(format.quantization), ChecksumOfTensors(layout));
   return header;
 }
 
-PackLayout LayOutElsewhere(const Model& model, const PackFormat& format) {
-  return LayOut(model, format, nullptr, ExpertPlace::kElsewhere);
-}
-
-fs::path CacheFolder() {
-  const char* const cache = std::getenv("XDG_CACHE_HOME");
-  if (cache != nullptr && fs::path(cache).is_absolute()) return cache;  // others are to be ignored (XDG)
-  const char* const home = std::getenv("HOME");
-  if (home != nullptr && *home != '\0') return fs::path(home) / ".cache";
-  throw Error(
-      "packed experts: expected HOME or XDG_CACHE_HOME to name a folder, got neither; --packed-file names "
-      "one");
+PackedHeader Describe(const Model& model, const PackFormat& format, const PackLayout& layout) {
+  PackedHeader header = DescribeShape(model, layout);
+  header.identity = fmt::format("{}quantization {}, tensors {:016x}, samples {:016x}\n",
+                                model.source->Identity().content, QuantizationName(format.quantization),
+                                ChecksumOfTensors(layout), Sample(layout, *model.source));
+  return header;
 }
 
 }  // namespace
@@ -60,8 +89,12 @@ PackedHeader DescribeExperts(const Model& model, const PackFormat& format) {
   return Describe(model, format, LayOutElsewhere(model, format));
 }
 
-fs::path DefaultExpertFile(const Model& model, const PackedHeader& header) {
-  const fs::path folder = CacheFolder() / "fiddler";
+uint64_t ExpertSlotBytes(const Model& model, const PackFormat& format) {
+  return DescribeShape(model, LayOutElsewhere(model, format)).stride();
+}
+
+fs::path DefaultExpertFile(const Model& model, const PackFormat& format) {
+  const fs::path folder = CacheFolder("--packed-file");
   std::error_code error;
   fs::create_directories(folder, error);
   if (error) {
@@ -74,10 +107,11 @@ fs::path DefaultExpertFile(const Model& model, const PackedHeader& header) {
   std::ranges::replace_if(
       name, [](unsigned char c) { return std::isalnum(c) == 0 && c != '-' && c != '.'; }, '_');
   constexpr size_t kMaxName = 64;
-  const uint64_t hash =
-      ChecksumOf(fmt::format("{}{} {} {} {} {} {}", header.identity, header.num_layers, header.num_experts,
-                             FormatName(header.expert.format), header.expert.hidden,
-                             header.expert.intermediate, header.expert.slice_neurons));
+  const PackedHeader shape = DescribeShape(model, LayOutElsewhere(model, format));
+  const uint64_t hash = ChecksumOf(fmt::format(
+      "{} {} {} {} {} {} {} {}", model.source->Identity().name, QuantizationName(format.quantization),
+      shape.num_layers, shape.num_experts, FormatName(shape.expert.format), shape.expert.hidden,
+      shape.expert.intermediate, shape.expert.slice_neurons));
   return folder / fmt::format("{}-{:016x}.packed", name.substr(0, kMaxName), hash);
 }
 

@@ -12,14 +12,19 @@
 
 namespace fiddler {
 
-// The header of the file, checksums apart. Its identity names the source of the weights (WeightSource), how
-// they are quantized and which tensors they are. The model has experts.
+// The header of the file, checksums apart. Its identity says which weights they are (WeightIdentity, samples
+// of every expert), how they are quantized and which tensors they are. Reads the samples: throws Error where
+// the disk fails. The model has experts.
 PackedHeader DescribeExperts(const Model& model, const PackFormat& format);
 
+// What an expert takes in the file and in memory. Reads nothing.
+uint64_t ExpertSlotBytes(const Model& model, const PackFormat& format);
+
 // Where it lies if nobody says otherwise: fiddler/NAME-HASH.packed in the user's cache folder
-// ($XDG_CACHE_HOME, ~/.cache), which is made if it is not there. NAME is for people, HASH is that of the
-// header: another model, another file. Throws Error if there is no such folder.
-std::filesystem::path DefaultExpertFile(const Model& model, const PackedHeader& header);
+// ($XDG_CACHE_HOME, ~/.cache), which is made if it is not there. NAME is for people; HASH tells apart where
+// models are, their shapes and formats. Weights that change where they are keep the name: then the file is
+// written anew and takes the place of the old one. Throws Error if there is no such folder.
+std::filesystem::path DefaultExpertFile(const Model& model, const PackFormat& format);
 
 // Finds or writes the file at `path`. `slots` (on a page): memory to pack in, for as many experts at a time
 // as it has room for, at least one; what it holds afterwards means nothing. What is read leaves the page

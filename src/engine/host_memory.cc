@@ -55,7 +55,7 @@ HostPlan PlanHost(const Model& model, const PackFormat& format, uint64_t engine_
   const uint64_t left = budget - std::min(budget, plan.smallest_bytes);
   if (plan.num_experts == 0) return plan;
 
-  plan.slot_bytes = DescribeExperts(model, format).stride();
+  plan.slot_bytes = ExpertSlotBytes(model, format);
   plan.expert_bytes = static_cast<uint64_t>(plan.num_experts) * plan.slot_bytes;
   const int64_t fewest = std::min(model.spec().moe.top_k + 1, plan.num_experts);
   plan.smallest_bytes += static_cast<uint64_t>(fewest) * plan.slot_bytes;

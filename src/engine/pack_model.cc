@@ -69,7 +69,7 @@ PackedModel PackModel(const Model& model, const PackOptions& options, ThreadPool
   std::optional<PackedFile> file;
   HugePageBuffer slots;
   if (options.experts) {
-    const uint64_t slot_bytes = DescribeExperts(model, options.format).stride();
+    const uint64_t slot_bytes = ExpertSlotBytes(model, options.format);
     slots = HugePageBuffer(static_cast<uint64_t>(options.experts->slots) * slot_bytes,
                            model.config.name + ": experts");
     slots.Interleave();

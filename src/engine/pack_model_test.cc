@@ -183,7 +183,7 @@ class CountingSource final : public WeightSource {
  public:
   explicit CountingSource(std::unique_ptr<WeightSource> source) : source_(std::move(source)) {}
 
-  std::string Identity() const override { return source_->Identity(); }
+  WeightIdentity Identity() const override { return source_->Identity(); }
   bool Has(std::string_view name) const override { return source_->Has(name); }
   TensorInfo Require(std::string_view name, const Shape& shape) const override {
     return source_->Require(name, shape);
@@ -333,7 +333,7 @@ ModelConfig WriteCheckpoint(const TempFolder& folder) {
 
   class Recorder final : public WeightSource {
    public:
-    std::string Identity() const override { return {}; }
+    WeightIdentity Identity() const override { return {}; }
     bool Has(std::string_view) const override { return false; }
     TensorInfo Require(std::string_view name, const Shape& shape) const override {
       required.push_back({std::string(name), DType::kBF16, shape});

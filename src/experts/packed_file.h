@@ -54,10 +54,12 @@ using PackExpert = std::function<void(int64_t index, int worker, std::byte* out)
 // The file at `path`, written first unless Find finds it. `buffers`: one for each expert to be packed at a
 // time, aligned to a page, wanted.stride() bytes. The folder must be there.
 //
-// Written in one pass to `path`.tmp, synced and renamed: whoever kills the process leaves no `path`, or the
-// old one, and a .tmp that the next writer takes over. Two processes that want the same file write it once:
-// the second waits. Throws Error if the disk lacks room (before anything is written, saying how much) or
-// fails; then the .tmp is gone too. Progress counts bytes of the file.
+// Written in one pass to .NAME.fiddler-partial beside it, synced and renamed: whoever kills the process
+// leaves no `path`, or the old one, and a partial file that the next writer takes over. Two processes that
+// want the same file write it once: the second waits (where the file system cannot lock files, each writes
+// its own). Throws Error if the disk lacks room (before anything is written, saying how much) or fails; then
+// the partial file is gone too. Throws Error if a file that is none of ours has its name. Progress counts
+// bytes of the file.
 PackedFile FindOrWritePackedFile(const std::filesystem::path& path, const PackedHeader& wanted,
                                  ThreadPool& pool, std::span<std::byte* const> buffers,
                                  const PackExpert& pack, Progress& progress);

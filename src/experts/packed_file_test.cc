@@ -1,10 +1,17 @@
 #include "experts/packed_file.h"
 
 #include <gtest/gtest.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <signal.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 
 #include <atomic>
+#include <barrier>
+#include <cerrno>
+#include <cstddef>
 #include <thread>
 
 #include "base/error_testing.h"
@@ -113,12 +120,81 @@ TEST(PackedFileTest, NeverOverwritesWhatIsNoPackedFile) {
   }
 }
 
+fs::path PartialFileOf(const PackedFolder& folder) {
+  return folder.file().parent_path() / ("." + folder.file().filename().string() + ".fiddler-partial");
+}
+
 TEST(PackedFileTest, WhatAKilledWriterLeftIsTakenOver) {
   const PackedFolder folder;
   const PackedHeader header = TestHeader(2, 3);
-  std::ofstream(folder.file().string() + ".tmp") << std::string(1 << 20, 'x');
-  WriteTestFile(folder.file(), header);
+  for (const std::string& left :
+       {std::string(), std::string(PackedHeader::kMagic) + std::string(1 << 20, 'x')}) {
+    std::ofstream(PartialFileOf(folder)) << left;
+    WriteTestFile(folder.file(), header);
+    EXPECT_TRUE(PackedFile::Find(folder.file(), header));
+    EXPECT_EQ(folder.CountFiles(), 1U);
+    fs::remove(folder.file());
+  }
+}
+
+TEST(PackedFileTest, IsKnownAsOursWhileItIsWritten) {
+  const PackedFolder folder;
+  const PackedHeader header = TestHeader(2, 3);
+  std::string start(PackedHeader::kMagic.size(), ' ');
+  WriteTestFile(folder.file(), header, [&](int64_t index, int, std::byte* out) {
+    if (index == 0)
+      std::ifstream(PartialFileOf(folder)).read(start.data(), static_cast<std::streamsize>(start.size()));
+    MakeExpert(header, index, out);
+  });
+  EXPECT_EQ(start, PackedHeader::kMagic);
+}
+
+TEST(PackedFileTest, FilesOfSimilarNamesAreLeftAlone) {
+  const PackedFolder folder;
+  const std::string thesis = "my thesis";
+  const fs::path other = folder.file().string() + ".tmp";
+  std::ofstream(other) << thesis;
+  WriteTestFile(folder.file(), TestHeader(1, 2));
+  EXPECT_EQ(fs::file_size(other), thesis.size());
+  fs::remove(folder.file());
+  std::ofstream(PartialFileOf(folder)) << thesis;
+  EXPECT_EQ(ErrorOf([&] { WriteTestFile(folder.file(), TestHeader(1, 2)); }),
+            PartialFileOf(folder).string() +
+                ": expected packed experts half-written or no file, got something else");
+  EXPECT_EQ(fs::file_size(PartialFileOf(folder)), thesis.size());
+  EXPECT_FALSE(fs::exists(folder.file()));
+}
+
+// From here on this thread cannot lock files, as on some network file systems.
+void RefuseLocks() {
+  sock_filter filter[] = {BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
+                          BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_flock, 0, 1),
+                          BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOLCK),
+                          BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)};
+  const sock_fprog program = {.len = std::size(filter), .filter = filter};
+  ASSERT_EQ(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+  ASSERT_EQ(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program), 0);
+}
+
+TEST(PackedFileTest, WithoutLocksWritersShareNothing) {
+  const PackedFolder folder;
+  const PackedHeader header = TestHeader(2, 3);
+  std::barrier both(2);  // as both are writing
+  {
+    std::vector<std::jthread> writers;
+    for (int i = 0; i < 2; ++i) {
+      writers.emplace_back([&] {
+        RefuseLocks();
+        WriteTestFile(folder.file(), header, [&](int64_t index, int, std::byte* out) {
+          if (index == 0) both.arrive_and_wait();
+          MakeExpert(header, index, out);
+        });
+      });
+    }
+  }
   EXPECT_TRUE(PackedFile::Find(folder.file(), header));
+  EXPECT_FALSE(fs::exists(folder.file().string() + ".tmp"));
+  fs::remove(PartialFileOf(folder));  // the name that would be shared, empty
   EXPECT_EQ(folder.CountFiles(), 1U);
 }
 

@@ -6,10 +6,13 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
 #include <string>
+#include <string_view>
 #include <utility>
 
 #include "base/check.h"
@@ -24,25 +27,32 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// `path`.tmp, locked: one process at a time writes it. What a killed one left (the kernel gave its lock back)
-// is overwritten. Removed unless it is renamed.
+// .NAME.fiddler-partial beside the target, locked: one process at a time writes it. What a killed one left
+// (the kernel gave its lock back) begins as a packed file does and is overwritten; anything else is
+// somebody's, and refused. Where files cannot be locked nothing is shared: a file of a name of its own.
+// Removed unless it is renamed.
 class PartialFile {
  public:
-  explicit PartialFile(const fs::path& target) : target_(target), path_(target) {
-    path_ += ".tmp";
-    for (bool is_ours = false; !is_ours;) {
+  explicit PartialFile(const fs::path& target) : target_(target) {
+    const fs::path path = Folder() / fmt::format(".{}.fiddler-partial", target.filename().string());
+    for (bool is_current = false; !is_current;) {
       Close();
-      descriptor_ = open(path_.c_str(), O_CREAT | O_RDWR | O_CLOEXEC, 0666);
+      path_ = path;
+      descriptor_ = open(path_.c_str(), O_CREAT | O_RDWR | O_CLOEXEC | O_NOFOLLOW, 0666);
       if (descriptor_ < 0) Fail("create");
-      // A file system without locks has none to wait for.
-      while (flock(descriptor_, LOCK_EX) != 0 && errno == EINTR) {
+      if (!Lock()) {
+        OpenUnshared();
+        return;
       }
       // Whoever held the lock may have renamed the file meanwhile: then it is no longer the one at path_.
       struct stat mine = {};
       struct stat there = {};
-      is_ours = fstat(descriptor_, &mine) == 0 && stat(path_.c_str(), &there) == 0 &&
-                mine.st_ino == there.st_ino && mine.st_dev == there.st_dev;
+      is_current = fstat(descriptor_, &mine) == 0 && stat(path_.c_str(), &there) == 0 &&
+                   mine.st_ino == there.st_ino && mine.st_dev == there.st_dev;
     }
+    if (IsOurs()) return;
+    Close();
+    throw Error("{}: expected packed experts half-written or no file, got something else", path_.string());
   }
   PartialFile(const PartialFile&) = delete;
   PartialFile& operator=(const PartialFile&) = delete;
@@ -54,6 +64,11 @@ class PartialFile {
   // Makes the file `bytes` long, all of them on the disk's account.
   void Reserve(uint64_t bytes) {
     if (ftruncate(descriptor_, 0) != 0) Fail("empty");
+    // On the disk before the file is large: what is left of it, whenever, is known as ours.
+    if (pwrite(descriptor_, PackedHeader::kMagic.data(), PackedHeader::kMagic.size(), 0) !=
+            static_cast<ssize_t>(PackedHeader::kMagic.size()) ||
+        fsync(descriptor_) != 0)
+      Fail("write");
     struct statvfs disk = {};
     if (fstatvfs(descriptor_, &disk) == 0) {
       const uint64_t free = uint64_t{disk.f_bavail} * disk.f_frsize;
@@ -86,8 +101,7 @@ class PartialFile {
     if (fsync(descriptor_) != 0) Fail("write");
     if (rename(path_.c_str(), target_.c_str()) != 0) Fail("rename");
     renamed_ = true;
-    const fs::path folder = target_.has_parent_path() ? target_.parent_path() : fs::path(".");
-    if (const int directory = open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC); directory >= 0) {
+    if (const int directory = open(Folder().c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC); directory >= 0) {
       fsync(directory);  // the name; if it is lost, the file is written again
       close(directory);
     }
@@ -98,13 +112,40 @@ class PartialFile {
     throw Error("{}: packed experts: cannot {} the file: {}", target_.string(), what, std::strerror(errno));
   }
 
+  fs::path Folder() const { return target_.has_parent_path() ? target_.parent_path() : fs::path("."); }
+
+  // False if this file system cannot.
+  bool Lock() const {
+    while (flock(descriptor_, LOCK_EX) != 0) {
+      if (errno != EINTR) return false;
+    }
+    return true;
+  }
+
+  bool IsOurs() const {
+    struct stat status = {};
+    if (fstat(descriptor_, &status) != 0 || !S_ISREG(status.st_mode)) return false;
+    if (status.st_size == 0) return true;
+    std::array<char, PackedHeader::kMagic.size()> start = {};
+    return pread(descriptor_, start.data(), start.size(), 0) == static_cast<ssize_t>(start.size()) &&
+           std::string_view(start.data(), start.size()) == PackedHeader::kMagic;
+  }
+
+  void OpenUnshared() {
+    Close();
+    std::string unique = path_.string() + "-XXXXXX";
+    descriptor_ = mkostemp(unique.data(), O_CLOEXEC);
+    if (descriptor_ < 0) Fail("create");
+    path_ = unique;
+  }
+
   void Close() {
     if (descriptor_ >= 0) close(descriptor_);
     descriptor_ = -1;
   }
 
   const fs::path target_;
-  fs::path path_;
+  fs::path path_;  // of the partial file
   int descriptor_ = -1;
   bool renamed_ = false;
 };

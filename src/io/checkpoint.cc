@@ -6,7 +6,6 @@
 #include <utility>
 
 #include "base/check.h"
-#include "base/checksum.h"
 #include "base/error.h"
 #include "base/file.h"
 #include "base/json.h"
@@ -150,32 +149,14 @@ void Checkpoint::IndexTensors(const std::function<bool(const TensorView&)>& coun
   }
 }
 
-namespace {
-
-// Of some pieces all over the file: other weights of the same shapes that were given the old time differ
-// everywhere.
-uint64_t Sample(const MappedFile& file) {
-  constexpr size_t kPieces = 64;
-  constexpr size_t kPieceBytes = 4096;
-  std::vector<std::byte> piece(kPieceBytes);
-  uint64_t sum = 0;
-  for (size_t i = 0; i < kPieces; ++i) {
-    const size_t begin = file.size() / kPieces * i;
-    piece.resize(std::min(kPieceBytes, file.size() - begin));
-    file.Read(file.bytes().subspan(begin, piece.size()), piece.data());
-    sum = ChecksumStep(sum, Checksum64(piece));
-  }
-  return sum;
-}
-
-}  // namespace
-
-std::string Checkpoint::Identity() const {
-  std::string identity;
+WeightIdentity Checkpoint::Identity() const {
+  std::error_code error;
+  const fs::path folder = fs::canonical(model_dir_, error);
+  WeightIdentity identity = {.name = (error ? model_dir_ : folder).string(), .content = {}};
   for (const SafetensorsFile& safetensors : files_) {
     const MappedFile& file = safetensors.file();
-    identity += fmt::format("file {}, {} bytes, modified {} ns, samples {:016x}\n",
-                            file.path().filename().string(), file.size(), file.modified_ns(), Sample(file));
+    identity.content += fmt::format("file {}, {} bytes, modified {} ns\n", file.path().filename().string(),
+                                    file.size(), file.modified_ns());
   }
   return identity;
 }

@@ -34,7 +34,7 @@ class Checkpoint final : public WeightSource {
   std::span<const StoredTensor> tensors() const { return tensors_; }  // file by file, in file order
   uint64_t total_bytes() const { return total_bytes_; }               // of all tensors()
 
-  std::string Identity() const override;  // names, sizes and times of the files, samples of their bytes
+  WeightIdentity Identity() const override;  // the folder; names, sizes and times of the files
   bool Has(std::string_view name) const override;
   TensorInfo Require(std::string_view name, const Shape& shape) const override;
   void Read(const TensorInfo& tensor, uint64_t offset, std::span<std::byte> out) const override;

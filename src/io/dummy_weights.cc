@@ -175,8 +175,9 @@ DummyWeights::DummyWeights(uint64_t seed, DType dtype) : seed_(seed), dtype_(dty
   CHECK(FillerFor(dtype) != nullptr);
 }
 
-std::string DummyWeights::Identity() const {
-  return fmt::format("made up, generator 1, seed {}, {}\n", seed_, DTypeName(dtype_));
+WeightIdentity DummyWeights::Identity() const {
+  const std::string name = fmt::format("made up, generator 1, seed {}, {}\n", seed_, DTypeName(dtype_));
+  return {.name = name, .content = name};
 }
 
 TensorInfo DummyWeights::Require(std::string_view name, const Shape& shape) const {

@@ -20,7 +20,7 @@ class DummyWeights final : public WeightSource {
   // dtype: F32, F16 or BF16.
   DummyWeights(uint64_t seed, DType dtype);
 
-  std::string Identity() const override;
+  WeightIdentity Identity() const override;
   bool Has(std::string_view) const override { return false; }
   TensorInfo Require(std::string_view name, const Shape& shape) const override;
   void Read(const TensorInfo& tensor, uint64_t offset, std::span<std::byte> out) const override;

@@ -20,13 +20,17 @@ struct TensorInfo {
   Shape shape;  // row-major: the last dimension is contiguous
 };
 
+// What tells weights from others: what was made from them may be kept as long as all of it stays the same.
+struct WeightIdentity {
+  std::string name;     // where they are or how they are made up; the same after they were changed there
+  std::string content;  // as lines of text
+};
+
 class WeightSource {
  public:
   virtual ~WeightSource() = default;
 
-  // What tells these weights from others, as lines of text: what was made from them may be kept as long as it
-  // stays the same.
-  virtual std::string Identity() const = 0;
+  virtual WeightIdentity Identity() const = 0;
 
   // Whether the source stores a tensor of that name: for tensors that a model may or may not have, such as a
   // bias. DummyWeights says no to every name: it makes what is required and nothing more.

@@ -7,6 +7,10 @@
 
 namespace fiddler {
 
+// Raised when a change makes slices of experts cost something else, on any instruction set: what calibrate
+// measured of the kernels before is not found any more.
+constexpr int kKernelVersion = 1;
+
 // The scalar oracle: slow, obvious, never optimised. What every other set is tested against.
 const CpuKernels& GenericKernels();
 

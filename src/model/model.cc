@@ -73,7 +73,7 @@ class RecordingSource final : public WeightSource {
  public:
   explicit RecordingSource(const WeightSource& source) : source_(source) {}
 
-  std::string Identity() const override { return source_.Identity(); }
+  WeightIdentity Identity() const override { return source_.Identity(); }
   bool Has(std::string_view name) const override { return source_.Has(name); }
   TensorInfo Require(std::string_view name, const Shape& shape) const override {
     required_.emplace(name);

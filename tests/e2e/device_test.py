@@ -53,6 +53,15 @@ class Policies(TestCase):
                               "--device", "emulated", "--gpu-memory", "24MiB").json()
         self.assertAlmostEqual(result["perplexity"], expected["perplexity"], places=3)
 
+    def test_calibrations_of_it_are_another_devices(self) -> None:
+        """Not even looked at: a damaged file goes unnoticed."""
+        cache = self.folder()
+        (cache / "fiddler").mkdir()
+        (cache / "fiddler/calibration.json").write_text("damaged")
+        run = harness.fiddler(*RUN, "--device", "emulated", "--gpu-memory", "24MiB", env={"XDG_CACHE_HOME": str(cache)})
+        self.assertEqual(run.code, 0, run.err)
+        self.assertNotIn("calibration", run.err)
+
     def test_refusals(self) -> None:
         self.refuse(*RUN, "--device", "emulated", mentions=("--gpu-memory",))
         for option in (("--gpu-memory", "1GiB"), ("--policy", "stream"), ("--hardware", "l4-8ch"), ("--adversary", "1")):

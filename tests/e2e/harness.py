@@ -8,11 +8,15 @@ from __future__ import annotations
 import array
 import json
 import math
+import os
+import resource
 import shutil
+import signal
 import struct
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 from pathlib import Path
 
@@ -52,6 +56,18 @@ def fiddler(*arguments: str | bytes | Path, **options) -> Finished:
     return Finished(subprocess.run([FIDDLER, *arguments], capture_output=True, timeout=TIMEOUT_S, **options))
 
 
+def listing(folder: Path) -> list[tuple[str, int, int]]:
+    """Names, sizes and times."""
+    entries = []
+    for entry in os.scandir(folder):
+        try:
+            status = entry.stat()
+            entries.append((entry.name, status.st_size, status.st_mtime_ns))
+        except FileNotFoundError:  # renamed meanwhile
+            entries.append((entry.name, -1, -1))
+    return sorted(entries)
+
+
 class TestCase(unittest.TestCase):
     def succeed(self, *arguments: str | bytes | Path) -> Finished:
         run = fiddler(*arguments)
@@ -72,6 +88,24 @@ class TestCase(unittest.TestCase):
         for word in mentions:
             self.assertIn(word, errors[0])
         return errors[0]
+
+    def fail_to_write(self, max_bytes: int, *arguments: str | bytes | Path) -> None:
+        """No file can become larger than that: every longer write ends half-way, as on a full disk."""
+        limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (max_bytes, max_bytes))
+        run = fiddler(*arguments, preexec_fn=limit)
+        self.assertEqual(run.code, 1, f"{arguments}: {run.err}")
+        self.the_error(run, mentions=("File too large",))
+
+    def kill_while_writing(self, folder: Path, *arguments: str | bytes | Path, delay_s: float = 0) -> bool:
+        """Kills the run as soon as something in the folder changes, or that much later; whether it still ran."""
+        before = listing(folder)
+        command = [FIDDLER, *arguments]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            while process.poll() is None and listing(folder) == before:
+                pass
+            time.sleep(delay_s)
+            process.kill()
+            return process.wait() == -signal.SIGKILL
 
     def misuse(self, *arguments: str | bytes | Path) -> str:
         """Wrong usage: exit code 2, nothing on stdout, something on stderr."""

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import random
-import signal
 import struct
-import subprocess
-import time
 import xml.etree.ElementTree as xml
 from pathlib import Path
 
@@ -28,17 +24,6 @@ def read_trace(file: Path) -> tuple[tuple[int, int, int], list[int], list[int]]:
     ids = list(struct.unpack_from(f"<{tokens * layers * top_k}H", content, 40 + 4 * steps))
     assert len(content) == 40 + 4 * steps + 2 * len(ids) + 8
     return (layers, experts, top_k), step_tokens, ids
-
-
-def listing(folder: Path) -> list[tuple[str, int]]:
-    """Names and sizes."""
-    entries = []
-    for entry in os.scandir(folder):
-        try:
-            entries.append((entry.name, entry.stat().st_size))
-        except FileNotFoundError:  # renamed meanwhile
-            entries.append((entry.name, -1))
-    return sorted(entries)
 
 
 class Choices(TestCase):
@@ -142,41 +127,37 @@ class DemoModel(TestCase):
         self.assertIn("<a>&", json.loads((folder / "p.json").read_text("utf-8"))["text"])
 
 
-class Killed(TestCase):
-    def test_files_are_the_old_or_the_new_ones(self) -> None:
-        folder = self.folder()
-        files = {option: folder / option.strip("-") for option in ("--output", "--trace", "--svg")}
-        arguments = [argument for pair in files.items() for argument in pair]
-        command = [harness.FIDDLER, "profile", DEMO, "--max-tokens", "300", *arguments]
+class Cut(TestCase):
+    """Writing that ends half-way leaves the old files or the new ones, whole."""
 
-        def contents() -> dict[str, bytes]:
-            return {option: file.read_bytes() for option, file in files.items()}
+    def setUp(self) -> None:
+        self.place = self.folder()
+        self.files = {option: self.place / option.strip("-") for option in ("--output", "--trace", "--svg")}
+        self.command = ("profile", DEMO, "--max-tokens", "50", "--threads", "1")
+        self.arguments = [argument for pair in self.files.items() for argument in pair]
+        self.succeed(*self.command, *self.arguments)
+        self.new = {option: file.read_bytes() for option, file in self.files.items()}
+        for file in self.files.values():
+            file.write_bytes(b"old")
 
-        self.succeed(*command[1:])
-        new = contents()
-        old = {option: b"old" for option in files}
-        start = time.monotonic()
-        self.succeed(*command[1:])
-        duration = time.monotonic() - start
-        choose = random.Random(1)
+    def test_by_a_full_disk(self) -> None:
+        for option, file in self.files.items():
+            for size in (0, 1, len(self.new[option]) // 2, len(self.new[option]) - 1):
+                self.fail_to_write(size, *self.command, option, file)
+                self.assertEqual(file.read_bytes(), b"old")
+        self.assertEqual(len(list(self.place.iterdir())), len(self.files))
+
+    def test_by_a_kill(self) -> None:
         replaced = 0
-        for i in range(60):
-            for file in files.values():
+        for _ in range(12):
+            for file in self.files.values():
                 file.write_bytes(b"old")
-            before = listing(folder)
-            with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-                if i % 2 == 0:
-                    time.sleep(duration * choose.uniform(0.3, 1.1))
-                else:  # while something is being written
-                    while process.poll() is None and listing(folder) == before:
-                        pass
-                    time.sleep(choose.choice((0, 0, 0.001, 0.003)))
-                process.send_signal(signal.SIGKILL)
-            for option, content in contents().items():
-                self.assertIn(content, (old[option], new[option]), option)
-                replaced += content == new[option]
-        self.assertGreater(replaced, 0)  # else nothing was tried
-        self.assertLess(replaced, 3 * 60)
+            self.kill_while_writing(self.place, *self.command, *self.arguments)
+            for option, file in self.files.items():
+                content = file.read_bytes()
+                self.assertIn(content, (b"old", self.new[option]), option)
+                replaced += content != b"old"
+        self.assertLess(replaced, 2 * 12)  # most were killed in time
 
 
 if __name__ == "__main__":

@@ -32,6 +32,6 @@ void Check(std::string_view file) {
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const std::string_view file(reinterpret_cast<const char*>(data), size);
   Check(file);
-  Check(SealedAnew({.name = "fiddler calibration", .version = 1}, file));
+  Check(SealedAnew({.name = "fiddler calibration", .version = 2}, file));
   return 0;
 }

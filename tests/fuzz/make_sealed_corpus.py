@@ -31,7 +31,8 @@ def changed(content, *path_and_value):
 POPULARITY = {"family": "mixtral", "layers": 2, "experts": 3, "top_k": 2, "text": "tales.txt", "tokens": 5,
               "counts": [[5, 3, 2], [0, 5, 5]]}
 ENTRY = {
-    "hardware": {"cpu": "EPYC", "threads": 2, "isa": "avx2", "ram_gib": 24, "device": "emulated", "device_memory_gib": 0},
+    "hardware": {"cpu": "EPYC", "threads": 2, "isa": "avx2", "kernels": 1, "ram_gib": 24, "device": "emulated",
+                 "device_memory_gib": 0},
     "geometry": {"hidden": 64, "slice_neurons": 128, "format": "int4", "activations": "int8"},
     "read_gbps": 40.5,
     "peak_gops": 812.25,
@@ -46,7 +47,7 @@ def popularity(content):
 
 
 def calibration(content):
-    return sealed("fiddler calibration", content)
+    return sealed("fiddler calibration", content, version=2)
 
 
 FILES = {
