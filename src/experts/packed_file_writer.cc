@@ -9,7 +9,6 @@
 #include <array>
 #include <atomic>
 #include <cerrno>
-#include <cstdlib>
 #include <cstring>
 #include <string>
 #include <string_view>
@@ -131,12 +130,17 @@ class PartialFile {
            std::string_view(start.data(), start.size()) == PackedHeader::kMagic;
   }
 
+  // Instead of the file that is open, whose name everybody knows: nobody writes it here.
   void OpenUnshared() {
+    struct stat status = {};
+    if (fstat(descriptor_, &status) == 0 && status.st_size == 0) unlink(path_.c_str());
     Close();
-    std::string unique = path_.string() + "-XXXXXX";
-    descriptor_ = mkostemp(unique.data(), O_CLOEXEC);
-    if (descriptor_ < 0) Fail("create");
-    path_ = unique;
+    const fs::path shared = path_;
+    for (int i = 0; descriptor_ < 0; ++i) {
+      path_ = fmt::format("{}-{}-{}", shared.string(), getpid(), i);
+      descriptor_ = open(path_.c_str(), O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, 0666);
+      if (descriptor_ < 0 && errno != EEXIST) Fail("create");
+    }
   }
 
   void Close() {

@@ -122,7 +122,6 @@ class Disk(TestCase):
         self.assertLess(result["disk"]["decode"]["hit_rate"], 1)
         self.assertGreater(result["disk"]["decode"]["percent_waited"], 0)
         self.assertLess(result["disk"]["decode"]["percent_waited"], 100)
-        self.assertNotIn("disk", self.succeed(*arguments).json())
 
     def test_the_default_place_is_the_users_cache(self) -> None:
         cache = self.folder()

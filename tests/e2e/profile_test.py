@@ -142,14 +142,14 @@ class Cut(TestCase):
 
     def test_by_a_full_disk(self) -> None:
         for option, file in self.files.items():
-            for size in (0, 1, len(self.new[option]) // 2, len(self.new[option]) - 1):
+            for size in (1, len(self.new[option]) - 1):
                 self.fail_to_write(size, *self.command, option, file)
                 self.assertEqual(file.read_bytes(), b"old")
         self.assertEqual(len(list(self.place.iterdir())), len(self.files))
 
     def test_by_a_kill(self) -> None:
         replaced = 0
-        for _ in range(12):
+        for _ in range(8):
             for file in self.files.values():
                 file.write_bytes(b"old")
             self.kill_while_writing(self.place, *self.command, *self.arguments)
@@ -157,7 +157,7 @@ class Cut(TestCase):
                 content = file.read_bytes()
                 self.assertIn(content, (b"old", self.new[option]), option)
                 replaced += content != b"old"
-        self.assertLess(replaced, 2 * 12)  # most were killed in time
+        self.assertLess(replaced, 2 * 8)  # most were killed in time
 
 
 if __name__ == "__main__":

@@ -196,6 +196,7 @@ class MadeUpWeights(TestCase):
     def test_bench(self) -> None:
         arguments = ("--dummy-weights", "1", "--prompt", "8", "--gen", "4", "--repeat", "1", "--json")
         result = self.succeed("bench", self.CONFIG, *arguments).json()
+        self.assertNotIn("disk", result)
         self.assertLessEqual({"model", "isa", "threads", "limits", "prefill", "decode"}, set(result))
         self.assertEqual({"read_gbps", "f32_gflops", "bf16_gflops", "int8_gops"}, set(result["limits"]))
         for limit in result["limits"].values():
