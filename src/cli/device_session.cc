@@ -110,6 +110,8 @@ void DeviceOptions::Register(CLI::App& verb) {
 }
 
 void DeviceOptions::Check() const {
+  if (!hardware.empty()) ChooseHardware(hardware);
+  if (!popularity.empty()) ReadPopularity(popularity);
   if (device == "emulated") {
     if (gpu_memory.empty()) {
       throw Error("--device emulated: expected --gpu-memory, the memory it has, got none");

@@ -76,6 +76,10 @@ OrderedJson ToJson(const PlanArguments& options, const Simulation& plan) {
   return json;
 }
 
+std::string Rate(double per_second) {  // three digits, never as a power of ten
+  return per_second < 100 ? fmt::format("{:.3g}", per_second) : fmt::format("{:.0f}", per_second);
+}
+
 void PrintText(const PlanArguments& options, const Simulation& plan) {
   const MemoryNeeds& needs = plan.needs;
   const MemoryPlan& memory = plan.memory;
@@ -97,20 +101,21 @@ void PrintText(const PlanArguments& options, const Simulation& plan) {
                           FormatBytes(needs.host_workspace_bytes),
                           plan.hardware.has_gpu() ? "buffers" : "keys, values and buffers"));
   if (!memory.fits) {
-    WriteOutput(fmt::format("does not fit: {}\n", memory.reason));
-    if (plan.runs_from_disk()) {
-      WriteOutput(
-          fmt::format("runs with {} of {} experts in RAM and the others on disk, whose speed is not known\n",
-                      plan.disk.expert_slots, plan.disk.num_experts));
-    }
-    return;
+    if (!plan.runs_from_disk()) return WriteOutput(fmt::format("does not fit: {}\n", memory.reason));
+    return WriteOutput(
+        fmt::format("does not fit in {}\nruns all the same, with {} of {} experts in RAM and the others read "
+                    "from disk, whose "
+                    "speed is not known\n",
+                    memory.reason, plan.disk.expert_slots, plan.disk.num_experts));
   }
-  WriteOutput(fmt::format(
-      "speed {:.3g} tokens/s for {} + {} tokens, the first after {:.3g} s (simulated, policy {}; at most "
-      "{:.3g} with "
-      "these hits)\n",
-      plan.tokens_per_second(), scenario.prompt_tokens, scenario.generated_tokens, plan.result.ttft_seconds,
-      options.simulation.policy, plan.tokens() / plan.result.ceiling_seconds()));
+  WriteOutput(
+      fmt::format("speed {} tokens/s for {} + {} tokens, the first after {:.3g} s (simulated{})\n",
+                  Rate(plan.tokens_per_second()), scenario.prompt_tokens, scenario.generated_tokens,
+                  plan.result.ttft_seconds,
+                  plan.hardware.has_gpu()
+                      ? fmt::format(", policy {}; at most {} with these hits", options.simulation.policy,
+                                    Rate(plan.tokens() / plan.result.ceiling_seconds()))
+                      : ""));
 }
 
 void Plan(const PlanArguments& options) {
@@ -135,7 +140,7 @@ void RegisterPlan(CLI::App& app) {
       *app.add_subcommand("plan", "what fits where and how fast it will be, from config.json alone");
   options->simulation.Register(verb);
   verb.add_option("--hardware", options->hardware,
-                  "a machine built in, or a JSON file (default: this machine's CPU, measured)")
+                  HardwareHelp() + " (default: this machine's CPU, measured now)")
       ->type_name("NAME|FILE");
   verb.add_flag("--json", options->json, "print one JSON object");
   verb.callback([options] { Plan(*options); });

@@ -133,9 +133,10 @@ std::optional<ExpertFileOptions> Session::PlaceExperts(std::span<const ForwardLi
   if (plan.smallest_bytes > budget) {
     throw Error(
         "--ram: expected at least {}MiB for {} ({} that every token needs, {} to compute with, {} an "
-        "expert), got {}",
+        "expert, {} for the program itself), got {}",
         plan.smallest_bytes / kMebibyte + kSlack, config().name, FormatBytes(plan.dense_bytes),
-        FormatBytes(engine_bytes), FormatBytes(plan.slot_bytes), FormatBytes(budget));
+        FormatBytes(engine_bytes), FormatBytes(plan.slot_bytes), FormatBytes(ProcessBytes()),
+        FormatBytes(budget));
   }
   if (plan.all_in_memory()) return std::nullopt;
   ExpertFileOptions experts = {.file = options_.packed_file, .slots = plan.expert_slots};
@@ -164,8 +165,15 @@ std::unique_ptr<Tokenizer> Session::FindTokenizer() const {
 std::unique_ptr<Tokenizer> Session::RequireTokenizer() const {
   std::unique_ptr<Tokenizer> tokenizer = FindTokenizer();
   if (!tokenizer) {
+    if (config().directory.empty()) {
+      throw Error(
+          "{}: expected a folder with weights and tokenizer.json, got a geometry: --dummy-weights SEED makes "
+          "up weights, and --prompt-ids (run) or --ids (eval, profile) take the place of text",
+          config().name);
+    }
     throw Error(
-        "{}: expected a tokenizer.json beside the weights, got none: --prompt-ids or --ids takes token ids",
+        "{}: expected a tokenizer.json beside the weights, got none: --prompt-ids (run) or --ids (eval, "
+        "profile) take the place of text",
         config().name);
   }
   return tokenizer;

@@ -76,18 +76,23 @@ std::string PhaseRow(const char* name, const VirtualPhase& phase) {
 void PrintText(const SimulationOptions& options, const Simulation& simulation) {
   const VirtualResult& result = simulation.result;
   WriteOutput(fmt::format(
-      "simulated, not measured: {} on {}, policy {}, {}\n"
+      "simulated, not measured: {} on {}, policy {}, {}, {} + {} tokens\n"
       "{:.4g} tokens/s, first token after {:.4g} s{}; at best {:.4g} tokens/s with these hits ({:.1f}%)\n"
-      "{} of experts in {} slots, {} of GPU memory, {} of RAM\n\n",
+      "{}{} of RAM\n\n",
       options.model, simulation.hardware.name, options.policy, options.scenario,
+      simulation.scenario.prompt_tokens, simulation.scenario.generated_tokens,
       simulation.tokens() / result.seconds(), result.ttft_seconds,
       result.generation.steps == 0
           ? ""
           : fmt::format(", then one every {:.4g} s",
                         result.generation.seconds / static_cast<double>(result.generation.steps)),
       simulation.tokens() / result.ceiling_seconds(), 100 * result.ceiling_seconds() / result.seconds(),
-      fmt::format("{:.1f}%", 100 * simulation.memory.resident_fraction), simulation.memory.num_slots,
-      FormatBytes(simulation.memory.vram_peak_bytes), FormatBytes(simulation.memory.ram_peak_bytes)));
+      simulation.hardware.has_gpu()
+          ? fmt::format("{:.1f}% of experts in {} slots, {} of GPU memory, ",
+                        100 * simulation.memory.resident_fraction, simulation.memory.num_slots,
+                        FormatBytes(simulation.memory.vram_peak_bytes))
+          : "no GPU: the CPU computes everything under every policy; ",
+      FormatBytes(simulation.memory.ram_peak_bytes)));
   WriteOutput(fmt::format("{:<12}{:>8}{:>12}{:>10}{:>12}{:>8}{:>8}{:>8}{:>8}\n", "simulated", "steps",
                           "seconds", "hits", "of ceiling", "cpu", "gpu", "link", "dram") +
               PhaseRow("prompt", result.prompt) + PhaseRow("generation", result.generation));
@@ -110,9 +115,7 @@ void RegisterSimulate(CLI::App& app) {
   CLI::App& verb =
       *app.add_subcommand("simulate", "how fast a model would run on given hardware, in virtual time");
   options->simulation.Register(verb);
-  verb.add_option("--hardware", options->hardware, "a machine built in, or a JSON file")
-      ->required()
-      ->type_name("NAME|FILE");
+  verb.add_option("--hardware", options->hardware, HardwareHelp())->required()->type_name("NAME|FILE");
   verb.add_flag("--json", options->json, "print one JSON object");
   verb.callback([options] { Simulate(*options); });
 }

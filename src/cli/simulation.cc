@@ -120,7 +120,7 @@ Model FindModel(const SimulationOptions& options) {
 }  // namespace
 
 void SimulationOptions::Register(CLI::App& verb) {
-  verb.add_option("MODEL", model, "Hugging Face model directory, config.json, or built-in geometry")
+  verb.add_option("MODEL", model, "Hugging Face model directory, config.json, built-in geometry, or demo")
       ->required();
   std::vector<std::string> policies;
   for (const std::string_view name : PolicyNames()) policies.emplace_back(name);
@@ -150,6 +150,12 @@ void SimulationOptions::Register(CLI::App& verb) {
       ->type_name("NAME")
       ->allow_extra_args(false);
   RegisterQuantization(verb, quantization);
+}
+
+std::string HardwareHelp() {
+  std::string help = "one of";
+  for (const HardwareProfile& hardware : BuiltinHardware()) help += " " + hardware.name + ",";
+  return help + " or FILE.json (plan/hardware.h)";
 }
 
 HardwareProfile ChooseHardware(const std::string& name_or_file) {

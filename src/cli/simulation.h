@@ -56,6 +56,9 @@ struct Simulation {
 // A machine built in, or a JSON file. Throws Error.
 HardwareProfile ChooseHardware(const std::string& name_or_file);
 
+// For the help of an option that takes one.
+std::string HardwareHelp();
+
 // Throws Error for options that make no sense on that hardware.
 Simulation RunSimulation(const SimulationOptions& options, const HardwareProfile& hardware);
 

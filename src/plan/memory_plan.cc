@@ -10,8 +10,10 @@
 namespace fiddler {
 namespace {
 
-// "24.1GiB": rounded up, as an option takes it.
+// "24.1GiB", "97MiB": rounded up, as an option takes it.
 std::string AtLeast(uint64_t bytes) {
+  constexpr uint64_t kMiB = uint64_t{1} << 20;
+  if (bytes < 1024 * kMiB) return fmt::format("{}MiB", (bytes + kMiB - 1) / kMiB);
   constexpr uint64_t kGiB = uint64_t{1} << 30;
   const uint64_t tenths = (10 * bytes + kGiB - 1) / kGiB;
   return fmt::format("{}.{}GiB", tenths / 10, tenths % 10);
@@ -32,9 +34,11 @@ MemoryPlan PlanMemory(const MemoryNeeds& needs, const MemoryBudget& budget) {
     plan.num_slots = std::min(fit, needs.num_expert_slices);
     plan.vram_peak_bytes = fixed + static_cast<uint64_t>(plan.num_slots) * needs.slice_bytes;
   }
-  plan.resident_fraction = needs.num_expert_slices == 0 ? 1
-                                                        : static_cast<double>(plan.num_slots) /
-                                                              static_cast<double>(needs.num_expert_slices);
+  if (has_gpu) {
+    plan.resident_fraction = needs.num_expert_slices == 0 ? 1
+                                                          : static_cast<double>(plan.num_slots) /
+                                                                static_cast<double>(needs.num_expert_slices);
+  }
 
   if (plan.vram_peak_bytes > budget.gpu_memory_bytes) {
     const uint64_t without_kv = plan.vram_peak_bytes - needs.kv_bytes;

@@ -25,7 +25,7 @@ struct MemoryBudget {
 
 struct MemoryPlan {
   int64_t num_slots = 0;         // to keep slices in
-  double resident_fraction = 0;  // of the experts' slices; 1 if there are none
+  double resident_fraction = 0;  // of the experts' slices; 1 if there are none, 0 without a GPU
   uint64_t vram_peak_bytes = 0;  // what is needed, also if it does not fit
   uint64_t ram_peak_bytes = 0;
   bool fits = false;

@@ -36,7 +36,7 @@ MemoryNeeds RandomNeeds(Rng& rng) {
 // The size in the line that says why, as the option takes it.
 uint64_t SizeBehind(const std::string& reason, const std::string& words) {
   const size_t begin = reason.find(words) + words.size();
-  const size_t end = reason.find("GiB", begin) + 3;
+  const size_t end = reason.find("iB", begin) + 2;
   return ParseBytes(reason.substr(begin, end - begin), "reason");
 }
 

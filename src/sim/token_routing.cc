@@ -60,7 +60,9 @@ class Replayed final : public TokenRouting {
 
   void NextToken(int64_t, std::span<uint16_t> experts) override {
     if (step_ == trace_.num_steps()) {
-      throw Error("trace: expected more tokens, got {}: fewer than the scenario has", trace_.num_tokens());
+      throw Error(
+          "trace: expected more tokens than its {}: the scenario has --prompt + --gen of each sequence",
+          trace_.num_tokens());
     }
     const auto top_k = static_cast<size_t>(trace_.geometry().top_k);
     for (int64_t layer = 0; layer < trace_.geometry().num_layers; ++layer) {

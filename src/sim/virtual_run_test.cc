@@ -135,7 +135,7 @@ TEST(VirtualRunTest, ABeamIsOnePromptAndABatchIsMany) {
 
 TEST(VirtualRunTest, ATraceThatEndsIsAnError) {
   EXPECT_EQ(ErrorOf([] { RunTrace({.experts = {0}, .scenario = {.prompt_tokens = 2}}); }),
-            "trace: expected more tokens, got 1: fewer than the scenario has");
+            "trace: expected more tokens than its 1: the scenario has --prompt + --gen of each sequence");
 }
 
 TEST(VirtualRunTest, WithoutAGpuEveryPolicyTakesAsLong) {

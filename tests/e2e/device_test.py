@@ -64,6 +64,8 @@ class Policies(TestCase):
 
     def test_refusals(self) -> None:
         self.refuse(*RUN, "--device", "emulated", mentions=("--gpu-memory",))
+        self.refuse(*RUN, "--hardware", "abacus", mentions=("abacus", "rtx4090-ddr5"))
+        self.refuse(*RUN, "--popularity", "nosuch.json", mentions=("nosuch.json",))
         for option in (("--gpu-memory", "1GiB"), ("--policy", "stream"), ("--hardware", "l4-8ch"), ("--adversary", "1")):
             self.refuse(*RUN, *option, "--device", "cpu", mentions=(option[0], "--device"))
             self.assertIn(f"no GPU is used, so {option[0]}", self.succeed(*RUN, *option).err)
