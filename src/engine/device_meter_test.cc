@@ -30,17 +30,23 @@ TEST(DeviceMeterTest, FiguresAreThoseOfAComputer) {
   {
     DeviceMeter meter(*device, cpu, kTokens, 0.005);
     EXPECT_LE(device->memory().used_bytes, device->memory().cap_bytes);
-    for (int round = 0; round < 3; ++round) meter.Round();
-    const DeviceCosts costs = meter.Medians();
+    DeviceCosts costs;
+    bool grow =
+        false;  // what is larger takes longer: in the median of enough rounds, however busy the machine
+    for (int round = 0; round < 60 && !(grow && round >= 3); ++round) {
+      meter.Round();
+      costs = meter.Medians();
+      grow = costs.slice[2].seconds > costs.slice[0].seconds &&
+             costs.link[3].in_seconds > costs.link[0].in_seconds;
+    }
+    EXPECT_TRUE(grow);
     ASSERT_EQ(costs.slice.size(), 3u);
     const auto plausible = [](double seconds) { return seconds > 1e-9 && seconds < 1; };
     for (const CostSample& sample : costs.slice) EXPECT_TRUE(plausible(sample.seconds)) << sample.seconds;
-    EXPECT_GT(costs.slice[2].seconds, costs.slice[0].seconds);
     ASSERT_EQ(costs.link.size(), 4u);  // 64 KiB to 4 MiB: a quarter of the memory
     for (const LinkSample& sample : costs.link) {
       EXPECT_TRUE(plausible(sample.in_seconds) && plausible(sample.out_seconds)) << sample.bytes;
     }
-    EXPECT_GT(costs.link[3].in_seconds, costs.link[0].in_seconds);
     EXPECT_TRUE(plausible(costs.link_slice_seconds));
     EXPECT_GT(costs.joint_gbps, 0.01);
     EXPECT_LT(costs.joint_gbps, 5000);
