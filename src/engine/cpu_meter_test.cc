@@ -37,15 +37,20 @@ TEST(CpuMeterTest, FiguresAreThoseOfAComputer) {
   const int64_t tokens[] = {1, 16, 512};
   for (const WeightFormat format : {WeightFormat::kF32, WeightFormat::kBF16, WeightFormat::kInt4}) {
     CpuMeter meter(TinyExpert(format), BestKernels(), pool, Arithmetic::kFast, tokens, 1 << 20, 0.01);
-    for (int round = 0; round < 3; ++round) meter.Round();
-    const CpuCosts costs = meter.Medians();
+    CpuCosts costs;
+    bool grow = false;  // many tokens take longer: in the median of enough rounds, however busy the machine
+    for (int round = 0; round < 60 && !(grow && round >= 3); ++round) {
+      meter.Round();
+      costs = meter.Medians();
+      grow = costs.slice[2].seconds > 4 * costs.slice[0].seconds;
+    }
+    EXPECT_TRUE(grow);
     ASSERT_EQ(costs.slice.size(), 3u);
     for (size_t i = 0; i < costs.slice.size(); ++i) {
       EXPECT_EQ(costs.slice[i].tokens, static_cast<double>(tokens[i]));
       EXPECT_GT(costs.slice[i].seconds, 1e-9);
       EXPECT_LT(costs.slice[i].seconds, 1);
     }
-    EXPECT_GT(costs.slice[2].seconds, 4 * costs.slice[0].seconds);
     EXPECT_GT(costs.start_seconds, 1e-8);
     EXPECT_LT(costs.start_seconds, 0.1);
     EXPECT_GT(costs.read_gbps, 0.1);
