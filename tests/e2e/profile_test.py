@@ -80,6 +80,8 @@ class DemoModel(TestCase):
 
     def test_the_profile_that_is_shipped(self) -> None:
         """Whatever the processor: a few choices in a thousand change with the order of sums."""
+        if harness.is_thread_sanitized():
+            self.skipTest("seconds of arithmetic, minutes under this sanitizer")
         shipped = json.loads((DEMO / "popularity.json").read_text())
         result = self.succeed("profile", DEMO, "--max-tokens", "100000", "--json").json()
         self.assertEqual(result["tokens"], shipped["tokens"])
