@@ -134,6 +134,7 @@ void Calibrate(const CalibrateOptions& options) {
 
   std::vector<CalibratedSlice> slices = Measure(experts, kernels, pool, device.get(), options.seconds);
   std::vector<Calibration> calibrations;
+  calibrations.reserve(slices.size());
   for (const CalibratedSlice& slice : slices) {
     calibrations.push_back({.hardware = hardware,
                             .geometry = {.hidden = slice.expert.hidden,

@@ -42,6 +42,7 @@ double DiskReadRate(const PackedFile& file, double seconds, uint64_t seed) {
   };
   {
     std::vector<std::jthread> readers;
+    readers.reserve(static_cast<size_t>(threads));
     for (int thread = 0; thread < threads; ++thread) readers.emplace_back(read, thread);
   }
   if (failure) std::rethrow_exception(failure);

@@ -17,6 +17,8 @@
  */
 #pragma once
 
+/* NOLINTBEGIN(modernize-deprecated-headers,modernize-use-using,modernize-redundant-void-arg): this is C */
+
 #include <stdint.h>
 
 #ifdef __cplusplus
@@ -228,3 +230,5 @@ typedef struct FiddlerDeviceApi {
 #ifdef __cplusplus
 }
 #endif
+
+/* NOLINTEND(modernize-deprecated-headers,modernize-use-using,modernize-redundant-void-arg) */

@@ -44,9 +44,8 @@ MemoryPlan PlanMemory(const MemoryNeeds& needs, const MemoryBudget& budget) {
     const uint64_t without_kv = plan.vram_peak_bytes - needs.kv_bytes;
     const std::string shorter =
         without_kv < budget.gpu_memory_bytes
-            ? fmt::format(", or a context {:.0f}% as long",
-                          // Down to a whole percent: it must fit.
-                          static_cast<double>((budget.gpu_memory_bytes - without_kv) * 100 / needs.kv_bytes))
+            ? fmt::format(", or a context {}% as long",  // down to a whole percent: it must fit
+                          (budget.gpu_memory_bytes - without_kv) * 100 / needs.kv_bytes)
             : "";
     plan.reason = fmt::format(
         "GPU memory: weights that every token passes, keys and values and workspace need {}, got "
