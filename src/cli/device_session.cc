@@ -31,7 +31,7 @@ CostModel CostOn(const HardwareProfile& hardware, const SlicedFfn& expert) {
 
 // What calibrate measured of this machine with this device, for slices like these; nothing if there is no
 // such entry, or, with a note, if its file is damaged; nothing of the emulated device: the one that is
-// calibrated computes on a thread of its own, the one that runs compute with on the session's pool.
+// calibrated computes on a thread of its own, the one that runs computes on the session's pool.
 std::optional<CostModel> Calibrated(const Session& session, const Device& device, const SlicedFfn& expert) {
   if (device.name() == kEmulatedDeviceName) return std::nullopt;
   HardwareKey hardware = session.hardware_key();
@@ -97,8 +97,8 @@ void DeviceOptions::Register(CLI::App& verb) {
       ->default_str("balanced");
   verb.add_option("--gpu-memory", gpu_memory, "memory of the device that may be used")->type_name("SIZE");
   verb.add_option("--hardware", hardware,
-                  "machine whose speeds the policy counts on (default: this one's, if calibrate measured it, "
-                  "else rtx4090-ddr5)")
+                  "machine whose speeds the policy counts on (default: an emulated device is taken for an "
+                  "rtx4090-ddr5)")
       ->type_name("NAME|FILE");
   verb.add_option("--popularity", popularity,
                   "counts of profile, for which experts are on the device at first (default: popularity.json "

@@ -102,11 +102,10 @@ void PrintText(const PlanArguments& options, const Simulation& plan) {
                           plan.hardware.has_gpu() ? "buffers" : "keys, values and buffers"));
   if (!memory.fits) {
     if (!plan.runs_from_disk()) return WriteOutput(fmt::format("does not fit: {}\n", memory.reason));
-    return WriteOutput(
-        fmt::format("does not fit in {}\nruns all the same, with {} of {} experts in RAM and the others read "
-                    "from disk, whose "
-                    "speed is not known\n",
-                    memory.reason, plan.disk.expert_slots, plan.disk.num_experts));
+    return WriteOutput(fmt::format(
+        "does not fit in {}\n"
+        "runs all the same, with {} of {} experts in RAM and the others from disk; its speed is not known\n",
+        memory.reason, plan.disk.expert_slots, plan.disk.num_experts));
   }
   WriteOutput(
       fmt::format("speed {} tokens/s for {} + {} tokens, the first after {:.3g} s (simulated{})\n",

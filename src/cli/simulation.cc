@@ -11,6 +11,7 @@
 #include "cli/simulated_model.h"
 #include "engine/device_forward.h"
 #include "engine/engine.h"
+#include "engine/host_forward.h"
 #include "engine/host_memory.h"
 #include "experts/policy.h"
 
@@ -83,21 +84,18 @@ RoutingTrace ReadTraceFor(const SimulationOptions& options, const SimulatedModel
 
 // What the engine would take (DeviceMemoryNeeds, HostForward::NeedsOf), what a GPU's libraries do, and the
 // process itself.
-MemoryNeeds NeedsOf(const Model& model, const PackFormat& format, const PackedWeights& weights,
-                    const ForwardLimits& limits, bool has_gpu) {
+MemoryNeeds NeedsOf(const PackedModel& shell, const ForwardLimits& limits, bool has_gpu) {
   constexpr uint64_t kLibraries = uint64_t{400} << 20;  // a CUDA context with its kernels
   constexpr uint64_t kProcess = uint64_t{48} << 20;     // code, stacks, what else nobody counts
   ThreadPool pool(1, DiscoverTopology());
   MemoryNeeds needs;
   if (has_gpu) {
-    PackedModel packed;  // without data
-    packed.spec = model.spec();
-    packed.weights = weights;
-    needs = DeviceMemoryNeeds(packed, BestKernels(), pool, limits);
+    needs = DeviceMemoryNeeds(shell, BestKernels(), pool, limits);
     needs.device_workspace_bytes += kLibraries;
   } else {
-    needs.host_weight_bytes = TotalBytes(weights);
-    needs.host_workspace_bytes = EngineBytes(model, format, BestKernels(), pool, {&limits, 1});
+    const HostForward::Needs host = HostForward::NeedsOf(shell, BestKernels(), pool, limits);
+    needs.host_weight_bytes = TotalBytes(shell.weights);
+    needs.host_workspace_bytes = host.kv_bytes + host.workspace_bytes;
   }
   needs.host_workspace_bytes += kProcess;
   return needs;
@@ -176,12 +174,12 @@ Simulation RunSimulation(const SimulationOptions& options, const HardwareProfile
                 model.spec().max_positions, positions);
   }
   const PackFormat format = {.quantization = ParseQuantization(options.quantization)};
-  const PackLayout layout = LayOut(model, format);
-  const SimulatedModel simulated = DescribeForSimulation(model, layout.weights);
+  const PackedModel shell = WithoutWeights(model, format);
+  const SimulatedModel simulated = DescribeForSimulation(model, shell.weights);
   const ForwardLimits limits = LimitsOf({.max_positions = positions,
                                          .max_sequences = scenario.sequences,
                                          .max_batch_tokens = scenario.chunk_tokens});
-  simulation.needs = NeedsOf(model, format, layout.weights, limits, hardware.has_gpu());
+  simulation.needs = NeedsOf(shell, limits, hardware.has_gpu());
   simulation.memory = PlanMemory(
       simulation.needs, {.gpu_memory_bytes = hardware.gpu_memory_bytes, .ram_bytes = hardware.ram_bytes});
   if (!simulation.memory.fits) {

@@ -10,8 +10,7 @@ namespace {
 // Weights of one run: a layer of small experts runs several of them at once.
 constexpr int64_t kRunBytes = 16 << 20;
 constexpr int64_t kMaxPasses = 8;
-constexpr double kTimedSeconds = 0.05;  // of one timing: as many runs as fit, at least one
-constexpr double kLongSeconds = 1;      // a run that takes longer is the last: more tokens are not measured
+constexpr double kLongSeconds = 1;  // a run that takes longer is the last: more tokens are not measured
 
 }  // namespace
 

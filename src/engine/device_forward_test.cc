@@ -11,6 +11,7 @@
 
 #include "base/error.h"
 #include "base/error_testing.h"
+#include "base/file.h"
 #include "base/rng.h"
 #include "base/sanitized.h"
 #include "device/emulated.h"
@@ -356,6 +357,32 @@ TEST(DeviceForwardTest, AModelWithoutExpertsTakesWhatWasPredicted) {
     DeviceForward forward(model, BestKernels(), pool, Limits(), machine.setup);
     EXPECT_LE(MaxDifference(script.Run(forward), script.Run(host)), kLogitTolerance) << "seed " << seed;
     EXPECT_LE(machine.setup.memory_bytes - machine.device->memory().peak_bytes, DeviceArena::kAlignment);
+  }
+}
+
+// A disk that fails leaves nothing behind: no flag that the next layer would take for its own.
+TEST(DeviceForwardTest, GoesOnAfterAReadThatFailed) {
+  const TempFolder folder;
+  const std::filesystem::path file = folder.path() / "experts";
+  ThreadPool pool(2, DiscoverTopology());
+  const PackedModel model =
+      PackToDisk(MakeDummyModel(ConfigOf(false), 5, DType::kF32), {}, file, /*slots=*/4, pool);
+  Rng rng(3);
+  const Script script(rng, model.spec.vocab_size);
+  HostForward host(ModelOf(false), BestKernels(), pool, Limits());
+  const std::vector<float> expected = script.Run(host);
+  EmulatorOptions options;
+  options.pool = &pool;
+  for (const std::string_view policy : PolicyNames()) {
+    Machine machine(model, 0, options, Named(policy));
+    DeviceForward forward(model, BestKernels(), pool, Limits(), machine.setup);
+    const std::string good = ReadFile(file, uint64_t{1} << 30);
+    std::string bad = good;
+    for (size_t i = PackedHeader::kPageBytes; i < bad.size(); ++i) bad[i] = static_cast<char>(~bad[i]);
+    folder.Write("experts", bad);
+    EXPECT_NE(ErrorOf([&] { script.Run(forward); }).find(file.string()), std::string::npos) << policy;
+    folder.Write("experts", good);
+    EXPECT_LE(MaxDifference(script.Run(forward), expected), kLogitTolerance) << policy;
   }
 }
 

@@ -3,7 +3,6 @@
 #include <span>
 
 #include "base/error.h"
-
 #include "engine/rope_table.h"
 
 namespace fiddler {

@@ -54,9 +54,7 @@ void Ffn::RunMoe(int64_t layer, const PackedLayer& weights, int64_t tokens, cons
   const int64_t top_k = spec_.moe.top_k;
   Route(layer, weights.router, tokens, x);
   groups_.Build({experts_.data(), static_cast<size_t>(tokens * top_k)}, top_k);
-  for (int64_t i = 0; i < tokens * top_k; ++i) {
-    slot_weights_[static_cast<size_t>(groups_.SlotOf(i))] = weights_[static_cast<size_t>(i)];
-  }
+  groups_.BySlot({weights_.data(), static_cast<size_t>(tokens * top_k)}, slot_weights_);
   needs_.clear();
   passes_.clear();
   for (const ExpertGroups::Group& group : groups_.groups()) {

@@ -9,8 +9,6 @@
 #include "engine/host_forward.h"
 
 namespace fiddler {
-namespace {
-
 PackedModel WithoutWeights(const Model& model, const PackFormat& format) {
   PackedModel shell;
   shell.spec = model.spec();
@@ -18,8 +16,6 @@ PackedModel WithoutWeights(const Model& model, const PackFormat& format) {
   shell.host_experts = std::make_unique<HostExperts>(ExpertLayersOf(shell.weights));
   return shell;
 }
-
-}  // namespace
 
 uint64_t ProcessBytes() {
   constexpr uint64_t kUncountedBytes = uint64_t{20} << 20;

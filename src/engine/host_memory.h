@@ -10,6 +10,9 @@
 
 namespace fiddler {
 
+// What LayOut says of the model, for whoever counts: no data.
+PackedModel WithoutWeights(const Model& model, const PackFormat& format);
+
 // Bytes of forward passes on the host with these limits, all together: keys and values, workspaces, tables.
 uint64_t EngineBytes(const Model& model, const PackFormat& format, const CpuKernels& kernels,
                      ThreadPool& pool, std::span<const ForwardLimits> limits);

@@ -89,14 +89,7 @@ HybridExperts::HybridExperts(const PackedModel& model, const ParallelOps& ops, c
 void HybridExperts::QueueRouting(const DeviceLayer& layer, int64_t tokens, FiddlerAddress x) {
   const auto count = static_cast<uint64_t>(tokens);
   const uint64_t assignments = count * static_cast<uint64_t>(spec_.moe.top_k);
-  device_.MatMul(stream_, {.tokens = tokens,
-                           .x = x,
-                           .row_index = 0,
-                           .w = layer.router,
-                           .bias = 0,
-                           .y = buffers_.router_logits,
-                           .rounding = static_cast<int32_t>(Rounding::kNone),
-                           .padding = 0});
+  QueueScores(tokens, x, layer.router, buffers_.router_logits);
   device_.Route(stream_, {.tokens = tokens,
                           .num_experts = spec_.moe.num_experts,
                           .top_k = spec_.moe.top_k,
@@ -128,25 +121,30 @@ void HybridExperts::Run(int64_t index, const DeviceLayer& layer, int64_t tokens,
   device_.Clear(stream_, out, static_cast<uint64_t>(tokens * spec_.hidden) * sizeof(float));
   QueueResident(index, layer, tokens, x, out);
   FindNeeds(decision.idle_copies);
-  const bool cpu_has_part = CpuHasPart();
+  cpu_part_queued_ = false;
   try {
     RunNeeds(index, tokens, x, out);
   } catch (const Error&) {
-    if (cpu_has_part) device_.SetFlag(computed_);  // nobody shall wait for it for ever
+    if (cpu_part_queued_) device_.SetFlag(computed_);  // nobody shall wait for it for ever
     throw;
   }
-  if (cpu_has_part) device_.SetFlag(computed_);
+  if (cpu_part_queued_) device_.SetFlag(computed_);
+}
+
+int64_t HybridExperts::FirstOnCpu(size_t group) const {
+  return resident_[group] - shares_[group].cpu_resident + shares_[group].fetch;
 }
 
 bool HybridExperts::CpuHasPart() const {
   for (size_t i = 0; i < ids_.size(); ++i) {
-    if (resident_[i] - shares_[i].cpu_resident + shares_[i].fetch < num_slices_) return true;
+    if (FirstOnCpu(i) < num_slices_) return true;
   }
   return false;
 }
 
 void HybridExperts::QueueCpuPart(int64_t tokens, FiddlerAddress out) {
   const int64_t count = tokens * spec_.hidden;
+  cpu_part_queued_ = true;
   device_.Await(stream_, computed_);
   device_.CopyIn(stream_, buffers_.cpu_part, cpu_part_, static_cast<uint64_t>(count) * sizeof(float));
   device_.Add(stream_, {.count = count, .x = buffers_.cpu_part, .y = out});
@@ -169,9 +167,7 @@ void HybridExperts::Group(int64_t index, int64_t tokens) {
                .weights = {weight_, assignments}});
   }
   groups_.Build({chosen_, assignments}, top_k);
-  for (size_t i = 0; i < assignments; ++i) {
-    slot_weights_[static_cast<size_t>(groups_.SlotOf(static_cast<int64_t>(i)))] = weight_[i];
-  }
+  groups_.BySlot({weight_, assignments}, slot_weights_);
   work_.clear();
   ids_.clear();
   resident_.clear();
@@ -194,18 +190,35 @@ void HybridExperts::QueueSlices(const SlicedFfn& geometry, FiddlerAddress x, Fid
                         .num_entries = std::ssize(entries_)});
 }
 
+void HybridExperts::AddEntries(size_t i, std::span<const ExpertStore::Run> runs) {
+  const ExpertGroups::Group& group = groups_.groups()[i];
+  for (const ExpertStore::Run& run : runs) {
+    entries_.push_back({.slice = run.slice,
+                        .num_slices = run.num_slices,
+                        .tokens = group.tokens,
+                        .rows = groups_.token_of_slot() + group.first_slot,
+                        .weights = slot_weights_.data() + group.first_slot,
+                        .weights_on_device = 0});
+  }
+}
+
+void HybridExperts::QueueScores(int64_t tokens, FiddlerAddress x, const FiddlerMatrix& router,
+                                FiddlerAddress y) {
+  device_.MatMul(stream_, {.tokens = tokens,
+                           .x = x,
+                           .row_index = 0,
+                           .w = router,
+                           .bias = 0,
+                           .y = y,
+                           .rounding = static_cast<int32_t>(Rounding::kNone),
+                           .padding = 0});
+}
+
 void HybridExperts::QueueResident(int64_t index, const DeviceLayer& layer, int64_t tokens, FiddlerAddress x,
                                   FiddlerAddress out) {
   const PackedLayer& packed = weights_.layers[static_cast<size_t>(index)];
   if (layer.shared != 0) {
-    device_.MatMul(stream_, {.tokens = tokens,
-                             .x = x,
-                             .row_index = 0,
-                             .w = layer.shared_router,
-                             .bias = 0,
-                             .y = buffers_.shared_gate,
-                             .rounding = static_cast<int32_t>(Rounding::kNone),
-                             .padding = 0});
+    QueueScores(tokens, x, layer.shared_router, buffers_.shared_gate);
     device_.Sigmoid(stream_, {.count = tokens, .x = buffers_.shared_gate});
     entries_.clear();
     entries_.push_back({.slice = layer.shared,
@@ -218,18 +231,10 @@ void HybridExperts::QueueResident(int64_t index, const DeviceLayer& layer, int64
   }
   entries_.clear();
   for (size_t i = 0; i < ids_.size(); ++i) {
-    const ExpertGroups::Group& group = groups_.groups()[i];
     const int64_t count = resident_[i] - shares_[i].cpu_resident;
     runs_.clear();
     store_.Resident(ids_[i], count, runs_);
-    for (const ExpertStore::Run& run : runs_) {
-      entries_.push_back({.slice = run.slice,
-                          .num_slices = run.num_slices,
-                          .tokens = group.tokens,
-                          .rows = groups_.token_of_slot() + group.first_slot,
-                          .weights = slot_weights_.data() + group.first_slot,
-                          .weights_on_device = 0});
-    }
+    AddEntries(i, runs_);
     traffic_.resident += count;
   }
   if (!entries_.empty()) QueueSlices(packed.experts.front(), x, out);
@@ -263,7 +268,6 @@ void HybridExperts::FindNeeds(int64_t idle_copies) {
 }
 
 void HybridExperts::RunNeeds(int64_t index, int64_t tokens, FiddlerAddress x, FiddlerAddress out) {
-  const bool cpu_has_part = CpuHasPart();
   bool on_cpu = false;
   experts_.assign(needs_.size(), nullptr);
   host_experts_.Request(index, tokens, needs_);
@@ -284,7 +288,7 @@ void HybridExperts::RunNeeds(int64_t index, int64_t tokens, FiddlerAddress x, Fi
       }
     }
     // Before the CPU begins, so that the device goes on as soon as the flag is there.
-    if (cpu_has_part && end == needs_.size()) QueueCpuPart(tokens, out);
+    if (end == needs_.size() && CpuHasPart()) QueueCpuPart(tokens, out);
     if (!passes_.empty()) {
       runner_.Run(passes_, tokens, x_, cpu_part_,
                   on_cpu ? SlicedFfnRunner::Out::kAddTo : SlicedFfnRunner::Out::kSet);
@@ -297,20 +301,12 @@ void HybridExperts::RunNeeds(int64_t index, int64_t tokens, FiddlerAddress x, Fi
 
 void HybridExperts::QueueFetch(size_t need, FiddlerAddress x, FiddlerAddress out) {
   const size_t i = group_of_need_[need];
-  const ExpertGroups::Group& group = groups_.groups()[i];
   const int64_t end = resident_[i] + shares_[i].fetch;
   for (int64_t slice = resident_[i]; slice < end; slice += ExpertStore::kChunkSlices) {
     const int64_t count = std::min(ExpertStore::kChunkSlices, end - slice);
     const ExpertStore::Chunk chunk = store_.Fetch(ids_[i], *experts_[need], slice, count);
     entries_.clear();
-    for (const ExpertStore::Run& run : chunk.runs) {
-      entries_.push_back({.slice = run.slice,
-                          .num_slices = run.num_slices,
-                          .tokens = group.tokens,
-                          .rows = groups_.token_of_slot() + group.first_slot,
-                          .weights = slot_weights_.data() + group.first_slot,
-                          .weights_on_device = 0});
-    }
+    AddEntries(i, chunk.runs);
     QueueSlices(*experts_[need], x, out);
     store_.Done(chunk);
   }
@@ -328,7 +324,7 @@ void HybridExperts::QueueIdleCopies(size_t need) {
 
 void HybridExperts::AddPass(size_t need) {
   const size_t i = group_of_need_[need];
-  const int64_t first = resident_[i] - shares_[i].cpu_resident + shares_[i].fetch;
+  const int64_t first = FirstOnCpu(i);
   const int64_t count = num_slices_ - first;
   CHECK(count >= 0, "expert {}: slices from {} of {}", work_[i].expert, first, num_slices_);
   if (count == 0) return;

@@ -70,12 +70,17 @@ class HybridExperts {
   void FindNeeds(int64_t idle_copies);
   // Runs the needs on both sides, as they come.
   void RunNeeds(int64_t index, int64_t tokens, FiddlerAddress x, FiddlerAddress out);
+  int64_t FirstOnCpu(size_t group) const;  // slice of a group's expert; the CPU has that and all behind it
   bool CpuHasPart() const;
   // The device adds the CPU's part once that is there.
   void QueueCpuPart(int64_t tokens, FiddlerAddress out);
   void QueueFetch(size_t need, FiddlerAddress x, FiddlerAddress out);
   void QueueIdleCopies(size_t need);
   void QueueSlices(const SlicedFfn& geometry, FiddlerAddress x, FiddlerAddress out);
+  // Some slices of a group's expert become entries_.
+  void AddEntries(size_t group, std::span<const ExpertStore::Run> runs);
+  // y [tokens, router.rows]: products in float32, whatever the weights' format.
+  void QueueScores(int64_t tokens, FiddlerAddress x, const FiddlerMatrix& router, FiddlerAddress y);
   void AddPass(size_t need);  // the CPU's slices, if there are any
 
   const ModelSpec& spec_;
@@ -110,6 +115,7 @@ class HybridExperts {
   std::vector<size_t> group_of_need_;      // or kIdle: only copied
   std::vector<const SlicedFfn*> experts_;  // of the needs that are there
   int64_t idle_copies_ = 0;                // still to be made
+  bool cpu_part_queued_ = false;           // the device waits, or will, for computed_
   std::vector<ExpertStore::Run> runs_;
   std::vector<FiddlerSlices> entries_;
   SlicedFfnRunner runner_;

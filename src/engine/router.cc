@@ -46,4 +46,10 @@ void ExpertGroups::Build(std::span<const int32_t> experts, int64_t top_k) {
   }
 }
 
+void ExpertGroups::BySlot(std::span<const float> of_assignment, std::span<float> of_slot) const {
+  for (size_t i = 0; i < of_assignment.size(); ++i) {
+    of_slot[static_cast<size_t>(slot_of_[i])] = of_assignment[i];
+  }
+}
+
 }  // namespace fiddler

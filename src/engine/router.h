@@ -34,6 +34,8 @@ class ExpertGroups {
   }                                                                       // those with tokens, by expert
   const int32_t* token_of_slot() const { return token_of_slot_.data(); }  // [slots]
   int32_t SlotOf(int64_t assignment) const { return slot_of_[static_cast<size_t>(assignment)]; }
+  // of_slot[SlotOf(i)] = of_assignment[i].
+  void BySlot(std::span<const float> of_assignment, std::span<float> of_slot) const;
 
  private:
   std::vector<Group> groups_;  // [num_experts]

@@ -1,10 +1,9 @@
 #include "experts/expert_store.h"
 
-#include <algorithm>
-
 #include "base/check.h"
 
 namespace fiddler {
+
 uint64_t ExpertStore::SlotBytes(int64_t num_slots, int64_t slice_bytes) {
   return static_cast<uint64_t>((num_slots + kRingSlots) * slice_bytes);
 }

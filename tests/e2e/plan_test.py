@@ -63,7 +63,7 @@ class Plan(TestCase):
         self.assertIn("RAM", plan["reason"])
         text = self.succeed("plan", "mixtral-8x7b", "--hardware", small).out.decode()
         self.assertIn("does not fit in RAM: ", text)
-        self.assertIn("of 256 experts in RAM and the others read from disk", text)
+        self.assertIn("of 256 experts in RAM and the others from disk", text)
         self.assertTrue(plan["runs_from_disk"])
         self.assertTrue(50 < plan["experts_in_ram"] < 90, plan)
         self.assertTrue(self.plan("mixtral-8x7b", "--hardware", small, "--quant", "int4")["fits"])
