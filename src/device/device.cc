@@ -65,6 +65,10 @@ FiddlerMemory Device::memory() {
   return memory;
 }
 
+void Device::SetScratch(FiddlerAddress address, uint64_t bytes) {
+  Check(api_.set_scratch(handle_, address, bytes), "");
+}
+
 void Device::Pin(std::span<const std::byte> memory) {
   Check(api_.pin(handle_, memory.data(), memory.size()), "");
 }

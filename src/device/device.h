@@ -66,6 +66,7 @@ class Device {
   FiddlerDevice* handle() const { return handle_; }
   std::string_view name() const { return name_; }
   FiddlerMemory memory();
+  void SetScratch(FiddlerAddress address, uint64_t bytes);
 
   void Pin(std::span<const std::byte> memory);
   void Unpin(std::span<const std::byte> memory);

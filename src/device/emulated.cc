@@ -114,6 +114,13 @@ int32_t Release(FiddlerDevice* device, FiddlerAddress address) {
   return CallOnceDone(device, "release", [&] { device->memory.Release(address); });
 }
 
+// Its operations compute in the host's memory; the address is checked all the same.
+int32_t SetScratch(FiddlerDevice* device, FiddlerAddress address, uint64_t bytes) {
+  return CallIfAlive(device, [&] {
+    device->memory.Translate(address, bytes, fiddler::emulated::EmulatedMemory::kAlignment, "set_scratch");
+  });
+}
+
 int32_t AllocatePinned(FiddlerDevice* device, uint64_t bytes, void** data) {
   return CallIfAlive(device, [&] {
     RequirePointer(data, "allocate_pinned");
@@ -246,6 +253,7 @@ constexpr FiddlerDeviceApi kEmulatedApi = {
     .memory = Memory,
     .allocate = Allocate,
     .release = Release,
+    .set_scratch = SetScratch,
     .allocate_pinned = AllocatePinned,
     .release_pinned = ReleasePinned,
     .pin = Pin,

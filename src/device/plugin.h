@@ -25,7 +25,7 @@
 extern "C" {
 #endif
 
-#define FIDDLER_DEVICE_ABI 1u
+#define FIDDLER_DEVICE_ABI 2u
 
 typedef struct FiddlerDevice FiddlerDevice;
 
@@ -167,7 +167,8 @@ typedef struct FiddlerFfn {
 } FiddlerFfn;
 
 typedef struct FiddlerMemory {
-  uint64_t cap_bytes; /* may not be exceeded: allocate fails instead */
+  uint64_t installed_bytes; /* that the device has */
+  uint64_t cap_bytes;       /* may not be exceeded: allocate fails instead */
   uint64_t used_bytes;
   uint64_t peak_bytes;
 } FiddlerMemory;
@@ -183,6 +184,9 @@ typedef struct FiddlerDeviceApi {
   int32_t (*memory)(FiddlerDevice*, FiddlerMemory* memory);
   int32_t (*allocate)(FiddlerDevice*, uint64_t bytes, FiddlerAddress* address); /* contents: anything */
   int32_t (*release)(FiddlerDevice*, FiddlerAddress address); /* waits until nothing uses it */
+  /* Allocated memory for what operations compute on their way, from now on: enough for all that will be asked
+   * of them (device/scratch.h). All operations go to one stream: two would meet there. */
+  int32_t (*set_scratch)(FiddlerDevice*, FiddlerAddress address, uint64_t bytes);
   /* Host memory that copies reach at full speed and that flags may lie in. Contents: anything. */
   int32_t (*allocate_pinned)(FiddlerDevice*, uint64_t bytes, void** data);
   int32_t (*release_pinned)(FiddlerDevice*, void* data);
@@ -226,6 +230,20 @@ typedef struct FiddlerDeviceApi {
   int32_t (*route)(FiddlerDevice*, FiddlerStream, const FiddlerRoute*);
   int32_t (*ffn)(FiddlerDevice*, FiddlerStream, const FiddlerFfn*);
 } FiddlerDeviceApi;
+
+/* How a backend in a shared library opens its device. */
+typedef struct FiddlerOpenOptions {
+  uint64_t memory_bytes; /* cap; 0: what is free now, but for what the backend itself will need */
+  int32_t ordinal;       /* which device, from 0 */
+  int32_t padding;
+} FiddlerOpenOptions;
+
+/* The one function that such a library exports, as FIDDLER_OPEN_DEVICE. 0: done. Anything else: `error`, of
+ * error_bytes, says in one line why there is no device ("no driver", "driver too old: ..", "no device"). */
+typedef int32_t (*FiddlerOpenDevice)(uint32_t abi_version, const FiddlerOpenOptions* options,
+                                     const FiddlerDeviceApi** api, FiddlerDevice** device, char* error,
+                                     uint64_t error_bytes);
+#define FIDDLER_OPEN_DEVICE "fiddler_open_device"
 
 #ifdef __cplusplus
 }

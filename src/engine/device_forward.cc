@@ -5,6 +5,7 @@
 
 #include "base/check.h"
 #include "base/error.h"
+#include "device/scratch.h"
 
 namespace fiddler {
 namespace {
@@ -13,6 +14,23 @@ namespace {
 constexpr int64_t kCapturedTokens = 16;
 
 int64_t TableStride(const ForwardLimits& limits) { return KvCache::BlocksFor(limits.positions); }
+
+ScratchLimits ScratchLimitsOf(const PackedModel& model, const ForwardLimits& limits) {
+  const ModelSpec& spec = model.spec;
+  ScratchLimits scratch = {.tokens = std::max(limits.batch_tokens, limits.logit_rows),
+                           .cols = std::max(spec.hidden, spec.attention.q_width()),
+                           .num_heads = spec.attention.num_heads,
+                           .head_dim = spec.attention.head_dim};
+  for (const PackedLayer& layer : model.weights.layers) {
+    for (const SlicedFfn& ffn : {layer.dense, layer.shared}) {
+      scratch.slice_neurons = std::max(scratch.slice_neurons, ffn.slice_neurons);
+    }
+    if (!layer.experts.empty()) {
+      scratch.slice_neurons = std::max(scratch.slice_neurons, layer.experts.front().slice_neurons);
+    }
+  }
+  return scratch;
+}
 
 }  // namespace
 
@@ -32,6 +50,7 @@ DeviceForward::Buffers DeviceForward::TakeBuffers(const PackedModel& model, cons
           .positions = arena.Array<int32_t>(tokens),
           .sequences = arena.Array<int32_t>(tokens),
           .block_tables = arena.Array<int32_t>(limits.sequences * TableStride(limits)),
+          .scratch = arena.Take(ScratchBytes(ScratchLimitsOf(model, limits)), "scratch"),
           .experts = HybridExperts::TakeBuffers(spec, tokens, arena)};
 }
 
@@ -87,6 +106,7 @@ DeviceForward::DeviceForward(const PackedModel& model, const CpuKernels& kernels
   kv_ = arena_.Take(KvCache::Bytes(KvGeometryOf(model, limits.arithmetic), limits.kv_blocks),
                     "keys and values");
   buffers_ = TakeBuffers(model, limits, arena_);
+  device_.SetScratch(buffers_.scratch, ScratchBytes(ScratchLimitsOf(model, limits)));
 
   const std::unique_ptr<bool[]> is_moe(new bool[spec.layers.size()]);
   for (size_t l = 0; l < spec.layers.size(); ++l) is_moe[l] = spec.layers[l].is_moe;

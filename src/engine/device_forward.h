@@ -58,6 +58,7 @@ class DeviceForward final : public Forward {
     FiddlerAddress positions = 0;
     FiddlerAddress sequences = 0;
     FiddlerAddress block_tables = 0;
+    FiddlerAddress scratch = 0;
     HybridExperts::Buffers experts;
   };
   friend MemoryNeeds DeviceMemoryNeeds(const PackedModel& model, const CpuKernels& kernels, ThreadPool& pool,

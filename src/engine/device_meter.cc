@@ -4,6 +4,7 @@
 #include <atomic>
 
 #include "base/timing.h"
+#include "device/scratch.h"
 
 namespace fiddler {
 namespace {
@@ -36,8 +37,14 @@ DeviceMeter::DeviceMeter(Device& device, CpuMeter& cpu, std::span<const int64_t>
       slices_(device, static_cast<uint64_t>(slots_ * expert_.slice_bytes()), "slices to measure with"),
       x_(device, static_cast<uint64_t>(tokens_.back() * expert_.hidden) * sizeof(float), "activations"),
       out_(device, x_.bytes(), "activations"),
+      scratch_(
+          device,
+          ScratchBytes(
+              {.tokens = tokens_.back(), .cols = expert_.hidden, .slice_neurons = expert_.slice_neurons}),
+          "scratch"),
       flags_(device, kFlags * sizeof(uint32_t), "flags"),
       seconds_(tokens_.size()) {
+  device_.SetScratch(scratch_.address(), scratch_.bytes());
   device_.Pin(cpu_.bytes());
   const int64_t most =
       std::min(kLargestCopy, static_cast<int64_t>(std::min<uint64_t>(slices_.bytes(), cpu_.bytes().size())));

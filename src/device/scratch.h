@@ -1,0 +1,45 @@
+// Device memory that operations of a GPU compute in on their way: how much they need at most, so that it is
+// planned and taken before anything runs (set_scratch in plugin.h). An operation that has more to do than fits
+// does it in pieces. The emulated device needs none, but is given the same.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+namespace fiddler {
+
+// The largest of what will be asked for.
+struct ScratchLimits {
+  int64_t tokens = 0;         // of any operation
+  int64_t cols = 0;           // of x in any product, the hidden size of FFNs included
+  int64_t slice_neurons = 0;  // of any FFN
+  int64_t num_heads = 0;
+  int64_t head_dim = 0;
+};
+
+// x as products take it, rounded: no more than a float each.
+constexpr uint64_t ProductScratchBytes(const ScratchLimits& limits) {
+  return static_cast<uint64_t>(limits.tokens * ((limits.cols + 63) / 64 * 64)) * sizeof(float);
+}
+
+// Sums of queries over parts of the positions, merged in the end.
+constexpr uint64_t AttendScratchBytes(const ScratchLimits& limits) {
+  constexpr int64_t kParts = 64;      // of one query
+  constexpr int64_t kQueries = 1024;  // that come in parts: longer prompts keep a GPU busy without
+  const int64_t queries = std::min(limits.tokens * limits.num_heads, kQueries);
+  return static_cast<uint64_t>(kParts * queries * (limits.head_dim + 2)) * sizeof(float);
+}
+
+// x and the activations of some slices.
+constexpr uint64_t FfnScratchBytes(const ScratchLimits& limits) {
+  constexpr int64_t kSlices = 16;
+  return ProductScratchBytes(limits) +
+         static_cast<uint64_t>(limits.tokens * kSlices * limits.slice_neurons) * sizeof(float);
+}
+
+// One after another, so the largest.
+constexpr uint64_t ScratchBytes(const ScratchLimits& limits) {
+  return std::max({ProductScratchBytes(limits), AttendScratchBytes(limits), FfnScratchBytes(limits)});
+}
+
+}  // namespace fiddler
