@@ -7,7 +7,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 # The one list of packages; the names are the same on Debian 12 and Ubuntu 24.04.
 build_packages=(cmake ninja-build ccache g++ pkg-config
-  libfmt-dev nlohmann-json3-dev libcli11-dev libhwloc-dev libpcre2-dev libutf8proc-dev libgtest-dev)
+  libfmt-dev nlohmann-json3-dev libcli11-dev libhwloc-dev libpcre2-dev libutf8proc-dev libgtest-dev libboost-context-dev)
 test_packages=(python3)
 # clang-format by version: another one formats otherwise.
 ci_packages=(git clang libclang-rt-dev clang-format-14 clang-tidy)
