@@ -19,15 +19,23 @@
 struct FiddlerDevice {
   FiddlerDevice(const fiddler::EmulatorOptions& options, const fiddler::CpuKernels& kernels)
       : memory(options.memory_bytes, fiddler::emulated::Workers(options.pool)),
-        ops(memory, kernels, fiddler::emulated::Workers(options.pool)),
-        queues(ops, fiddler::emulated::Streams(pinned, options.drop_wait),
+        ops(MakeOps(options, memory, kernels)),
+        queues(*ops, fiddler::emulated::Streams(pinned, options.drop_wait),
                fiddler::emulated::Schedule(options.adversary_seed),
                /*threaded=*/options.pool == nullptr) {}
+
+  static std::unique_ptr<fiddler::emulated::EmulatedOps> MakeOps(
+      const fiddler::EmulatorOptions& options, const fiddler::emulated::EmulatedMemory& memory,
+      const fiddler::CpuKernels& kernels) {
+    const fiddler::emulated::Workers workers(options.pool);
+    if (options.make_ops) return options.make_ops(memory, kernels, workers);
+    return std::make_unique<fiddler::emulated::EmulatedOps>(memory, kernels, workers);
+  }
 
   std::string error;
   fiddler::emulated::EmulatedMemory memory;
   fiddler::emulated::PinnedMemory pinned;
-  fiddler::emulated::EmulatedOps ops;
+  std::unique_ptr<fiddler::emulated::EmulatedOps> ops;
   fiddler::emulated::CommandQueues queues;
 };
 
@@ -114,10 +122,11 @@ int32_t Release(FiddlerDevice* device, FiddlerAddress address) {
   return CallOnceDone(device, "release", [&] { device->memory.Release(address); });
 }
 
-// Its operations compute in the host's memory; the address is checked all the same.
 int32_t SetScratch(FiddlerDevice* device, FiddlerAddress address, uint64_t bytes) {
   return CallIfAlive(device, [&] {
+    device->queues.Drain("set_scratch");
     device->memory.Translate(address, bytes, fiddler::emulated::EmulatedMemory::kAlignment, "set_scratch");
+    device->ops->SetScratch(address, bytes);
   });
 }
 

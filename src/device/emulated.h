@@ -16,6 +16,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 
@@ -25,6 +26,15 @@
 
 namespace fiddler {
 
+namespace emulated {
+class EmulatedMemory;
+class EmulatedOps;
+class Workers;
+// Makes what computes; all references must outlive it.
+using OpsFactory =
+    std::function<std::unique_ptr<EmulatedOps>(const EmulatedMemory&, const CpuKernels&, const Workers&)>;
+}  // namespace emulated
+
 // What Device::name() says of it.
 constexpr const char* kEmulatedDeviceName = "emulated GPU";
 
@@ -32,12 +42,14 @@ struct EmulatorOptions {
   uint64_t memory_bytes = 0;
   // Whose turn it is when several streams could go on, and how early copies begin and how late they end.
   // 12 seeds in a row have every strategy there is (schedule.h). Nothing: in the order of the calls.
-  std::optional<uint64_t> adversary_seed;
+  std::optional<uint64_t> adversary_seed = {};
   // Work runs when the host waits for it, on the waiting thread and this pool: nothing depends on time. Null:
   // on a thread of its own as soon as it may, single-threaded.
   ThreadPool* pool = nullptr;
   // For tests: the n-th wait_event (from 0) is forgotten.
-  std::optional<int64_t> drop_wait;
+  std::optional<int64_t> drop_wait = {};
+  // For tests: what computes in place of the CPU's kernels.
+  emulated::OpsFactory make_ops = {};
 };
 
 // `kernels` and the pool must outlive the device. Throws Error if memory is short.

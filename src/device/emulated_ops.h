@@ -72,11 +72,18 @@ class EmulatedOps {
   EmulatedOps(const EmulatedMemory& memory, const CpuKernels& kernels, Workers workers)
       : memory_(memory), kernels_(kernels), workers_(workers) {}
 
+  virtual ~EmulatedOps() = default;
+
   // Throw Error if an operand is not what it must be.
-  void Run(const Operation& operation);
+  virtual void Run(const Operation& operation);
   void Run(const Clear& clear);
   void Begin(const Copy& copy);  // poisons device memory; that of the host was when the copy was asked for
   void End(const Copy& copy);
+  // What operations may compute in; these ones have memory of their own.
+  virtual void SetScratch(FiddlerAddress, uint64_t) {}
+
+ protected:
+  const EmulatedMemory& memory() const { return memory_; }
 
  private:
   // The tokens of a batch, looked up in device memory.

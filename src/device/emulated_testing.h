@@ -75,6 +75,8 @@ class TestDevice {
     device_ = OpenEmulatedDevice(options, kernels);
     stream_ = device_->CreateStream();
   }
+  explicit TestDevice(std::unique_ptr<Device> device)
+      : device_(std::move(device)), stream_(device_->CreateStream()) {}
 
   Device& operator*() const { return *device_; }
   Device* operator->() const { return device_.get(); }
@@ -102,7 +104,7 @@ class TestDevice {
   }
 
  private:
-  std::optional<ThreadPool> pool_;
+  std::optional<ThreadPool> pool_;  // outlives the device
   std::unique_ptr<Device> device_;
   FiddlerStream stream_ = 0;
   std::vector<DeviceBuffer> buffers_;

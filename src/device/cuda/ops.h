@@ -1,7 +1,7 @@
 // The operations of plugin.h as CUDA kernels: each function checks its arguments as far as the host can and
 // queues kernels on a stream. Compiled twice from the same sources (*.cu): by nvcc for the plugin, and by the
-// host's compiler, where the emulation (kernels/cuda/emulation) plays the GPU, for tests. The addresses in the
-// arguments are pointers of whoever runs the kernels.
+// host's compiler, where the emulation (kernels/cuda/emulation) plays the GPU, for tests. The addresses in
+// the arguments are pointers of whoever runs the kernels.
 //
 // Throws std::runtime_error with one line ("mat_mul: rows: .."): no other type, no fmt, for the plugin links
 // nothing but the C library.

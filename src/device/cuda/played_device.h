@@ -1,0 +1,16 @@
+// For tests: the emulated device (device/emulated.h), with its order of streams, memory and flags, computing
+// with CUDA kernels on the machine that plays a GPU (kernels/cuda/emulation). So everything that runs on a
+// GPU, up to whole models, runs here through the same kernels.
+#pragma once
+
+#include <memory>
+
+#include "device/emulated.h"
+#include "kernels/cuda/emulation/machine.h"
+
+namespace fiddler::cuda {
+
+// A factory for EmulatorOptions. `num_sms`: what the operations take for the size of the GPU.
+emulated::OpsFactory PlayedOps(const emulation::MachineOptions& machine = {}, int num_sms = 4);
+
+}  // namespace fiddler::cuda
