@@ -12,6 +12,7 @@
 #include "base/timing.h"
 #include "calibrate/limits.h"
 #include "cli/commands.h"
+#include "cli/device_bench.h"
 #include "cli/disk_bench.h"
 #include "cli/expert_bench.h"
 #include "cli/output.h"
@@ -25,6 +26,8 @@ namespace {
 
 struct BenchOptions {
   ModelOptions model;
+  DeviceOptions device;
+  std::string scenarios;  // a file
   int64_t prompt_tokens = 512;
   int64_t generated_tokens = 64;
   int64_t batch = 1;
@@ -257,6 +260,39 @@ Samples Measure(const BenchOptions& options, Session& session, double flops_per_
   return samples;
 }
 
+// One line of JSON for each scenario, as soon as it is done.
+void BenchDevice(const BenchOptions& options) {
+  options.device.Check();
+  const DeviceScenario one = {.policy = options.device.policy.empty() ? "balanced" : options.device.policy,
+                              .prompt_tokens = options.prompt_tokens,
+                              .generated_tokens = options.generated_tokens,
+                              .batch = options.batch};
+  const std::vector<DeviceScenario> scenarios =
+      options.scenarios.empty() ? std::vector{one} : ReadScenarios(options.scenarios, one);
+  Session session(options.model);
+  for (const DeviceScenario& scenario : scenarios) {
+    if (scenario.positions() <= session.spec().max_positions) continue;
+    throw Error("{}: expected at most {} positions a sequence (max_position_embeddings), got {}",
+                options.scenarios.empty() ? "--prompt and --gen" : options.scenarios,
+                session.spec().max_positions, scenario.positions());
+  }
+  const ForwardLimits limits = LimitsOf(LargestEngine(scenarios, session.arithmetic()));
+  session.Load({&limits, 1}, options.device.EmulatedBytes());
+  const DeviceSession device(options.device, session);
+  for (const DeviceScenario& scenario : scenarios) {
+    OrderedJson result = {{"model", session.config().name},
+                          {"device", device.setup()->device->name()},
+                          {"isa", session.kernels().isa},
+                          {"threads", session.pool().num_threads()}};
+    result.update(BenchScenario(scenario, options.repetitions, device, session));
+    if (options.json) {
+      WriteJson(result);
+    } else {
+      WriteOutput(ScenarioText(result));
+    }
+  }
+}
+
 void Bench(const BenchOptions& options) {
   Session session(options.model);
   const ModelSpec& spec = session.spec();
@@ -363,6 +399,11 @@ void RegisterBench(CLI::App& app) {
   };
   options->model.Register(verb);
   verb.get_option("MODEL")->required(false);
+  options->device.Register(verb);
+  verb.add_option(
+          "--scenarios", options->scenarios,
+          "with a device: a JSON array of {policy, prompt, gen, batch} to run on the model, loaded once")
+      ->check(CLI::ExistingFile);
   add_count("--prompt", options->prompt_tokens, "tokens of each prompt");
   add_count("--gen", options->generated_tokens, "tokens to generate for each");
   add_count("--batch", options->batch, "sequences at once");
@@ -371,6 +412,8 @@ void RegisterBench(CLI::App& app) {
   verb.add_flag("--experts", options->experts, "what 1 to 512 tokens on one expert cost, instead");
   verb.add_flag("--json", options->json, "print one JSON object");
   verb.callback([options] {
+    if (options->device.EmulatedBytes() > 0) return BenchDevice(*options);
+    if (!options->scenarios.empty()) throw CLI::ValidationError("--scenarios: needs a --device");
     if (!options->model.model.empty()) return options->experts ? BenchExperts(*options) : Bench(*options);
     if (!options->limits || options->experts) throw CLI::RequiredError("MODEL");
     BenchLimits(*options);

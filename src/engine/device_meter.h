@@ -47,7 +47,7 @@ class DeviceMeter {
   DeviceBuffer x_;       // [most tokens, hidden]
   DeviceBuffer out_;     // [most tokens, hidden]
   DeviceBuffer scratch_;
-  PinnedBuffer flags_;   // of kFlags copies in flight, or of a hand-over
+  PinnedBuffer flags_;  // of kFlags copies in flight, or of a hand-over
   std::vector<int64_t> copy_bytes_;
   int64_t next_slice_ = 0;  // on the host
 

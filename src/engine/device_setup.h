@@ -4,11 +4,13 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "device/device.h"
 #include "experts/policy.h"
 #include "plan/cost_model.h"
+#include "plan/layer_plan.h"
 
 namespace fiddler {
 
@@ -30,5 +32,8 @@ struct ExpertTraffic {
   int64_t cpu = 0;
   int64_t idle_copies = 0;  // copied and not computed
 };
+
+// What a decision was about: experts of a layer with tokens, in order of their numbers.
+using LoadObserver = std::function<void(int64_t layer, std::span<const ExpertLoad> loads)>;
 
 }  // namespace fiddler

@@ -44,6 +44,9 @@ class Forward {
 
   virtual void Observe(RoutingObserver observer) = 0;
 
+  // Calls it before every decision about a layer's experts; never where the CPU does all.
+  virtual void ObserveLoads(LoadObserver) {}
+
   // Who computed the experts so far; null where the CPU does all.
   virtual const ExpertTraffic* traffic() const { return nullptr; }
 

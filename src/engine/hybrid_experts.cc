@@ -106,11 +106,14 @@ void HybridExperts::QueueRouting(const DeviceLayer& layer, int64_t tokens, Fiddl
 
 void HybridExperts::Run(int64_t index, const DeviceLayer& layer, int64_t tokens, FiddlerAddress x,
                         FiddlerAddress out) {
-  device_.WaitFlag(routed_, kWatchdogSeconds, "routing");
+  std::array<char, 40> what;  // on the stack: waiting allocates nothing
+  const auto end = fmt::format_to_n(what.data(), what.size(), "layer {}, routing", index).out;
+  device_.WaitFlag(routed_, kWatchdogSeconds, {what.data(), end});
   Group(index, tokens);
   Residency& residency = store_.residency();
   for (size_t i = 0; i < work_.size(); ++i) residency.Want(ids_[i], work_[i].tokens);
   store_.BeginLayer(ids_);
+  if (load_observer_) ObserveLoads(index);
   const LayerDecision decision = policy_.Decide(index, work_, residency);
   shares_.assign(decision.shares.begin(), decision.shares.end());
   for (size_t i = 0; i < ids_.size(); ++i) {
@@ -129,6 +132,15 @@ void HybridExperts::Run(int64_t index, const DeviceLayer& layer, int64_t tokens,
     throw;
   }
   if (cpu_part_queued_) device_.SetFlag(computed_);
+}
+
+void HybridExperts::ObserveLoads(int64_t index) {
+  loads_.clear();
+  for (size_t i = 0; i < ids_.size(); ++i) {
+    const int64_t resident = store_.residency().Resident(ids_[i]);
+    loads_.push_back({.tokens = work_[i].tokens, .resident = resident, .missing = num_slices_ - resident});
+  }
+  load_observer_(index, loads_);
 }
 
 int64_t HybridExperts::FirstOnCpu(size_t group) const {

@@ -58,12 +58,14 @@ class HybridExperts {
   void Run(int64_t index, const DeviceLayer& layer, int64_t tokens, FiddlerAddress x, FiddlerAddress out);
 
   void Observe(RoutingObserver observer) { observer_ = std::move(observer); }
+  void ObserveLoads(LoadObserver observer) { load_observer_ = std::move(observer); }
   const ExpertTraffic& traffic() const { return traffic_; }
 
  private:
   static constexpr size_t kIdle = SIZE_MAX;
 
   void Group(int64_t index, int64_t tokens);
+  void ObserveLoads(int64_t index);
   void QueueResident(int64_t index, const DeviceLayer& layer, int64_t tokens, FiddlerAddress x,
                      FiddlerAddress out);
   // Which experts' weights the layer needs from the host: needs_, those with most tokens first.
@@ -94,6 +96,7 @@ class HybridExperts {
   Policy& policy_;
   const int64_t num_slices_;  // of an expert
   RoutingObserver observer_;
+  LoadObserver load_observer_;
   ExpertTraffic traffic_;
 
   PinnedBuffer mailbox_;
@@ -116,6 +119,7 @@ class HybridExperts {
   std::vector<const SlicedFfn*> experts_;  // of the needs that are there
   int64_t idle_copies_ = 0;                // still to be made
   bool cpu_part_queued_ = false;           // the device waits, or will, for computed_
+  std::vector<ExpertLoad> loads_;          // for the observer
   std::vector<ExpertStore::Run> runs_;
   std::vector<FiddlerSlices> entries_;
   SlicedFfnRunner runner_;

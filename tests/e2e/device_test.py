@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import harness
 from harness import DEMO, TestCase
 
@@ -52,6 +54,27 @@ class Policies(TestCase):
         result = self.succeed("eval", DEMO, "--text", text, "--arithmetic", "exact", "--json",
                               "--device", "emulated", "--gpu-memory", "24MiB").json()
         self.assertAlmostEqual(result["perplexity"], expected["perplexity"], places=3)
+
+    def test_bench_runs_scenarios_on_a_model_that_is_loaded_once(self) -> None:
+        scenarios = self.folder() / "scenarios.json"
+        device = ("--device", "emulated", "--gpu-memory", "24MiB", "--repeat", "1", "--json")
+        scenarios.write_text('[{"policy": "stream", "prompt": 20, "gen": 3},'
+                             ' {"policy": "cpu-experts", "gen": 0}, {"batch": 3, "prompt": 9, "gen": 4}]')
+        output = self.succeed("bench", DEMO, *device, "--scenarios", scenarios, "--prompt", "33").out.decode()
+        streamed, prompt_only, batch = [json.loads(line) for line in output.splitlines()]
+        self.assertEqual((streamed["policy"], streamed["decode"]["tokens"]), ("stream", 3))
+        slices = streamed["decode"]["expert_slices"]
+        self.assertEqual(slices["fetched"] + slices["idle_copies"], 3 * SLICES)
+        self.assertEqual((prompt_only["prefill"]["tokens"], "decode" in prompt_only), (33, False))
+        self.assertEqual(prompt_only["prefill"]["expert_slices"]["hit_rate"], 0)
+        self.assertEqual((batch["policy"], batch["batch"]), ("balanced", 3))
+        for result in (streamed, batch):
+            self.assertGreater(result["decode"]["tokens_per_s"], 0)
+            self.assertGreaterEqual(result["decode"]["step_ms"]["p99"], result["decode"]["step_ms"]["p50"])
+        for content, mention in (("[]", "array"), ('[{"policy": "fastest"}]', "policy"), ('[{"promt": 3}]', "promt"),
+                                 ('[{"prompt": 100000}]', "positions")):
+            scenarios.write_text(content)
+            self.refuse("bench", DEMO, *device, "--scenarios", scenarios, mentions=(str(scenarios), mention))
 
     def test_calibrations_of_it_are_another_devices(self) -> None:
         """Not even looked at: a damaged file goes unnoticed."""
