@@ -15,9 +15,11 @@
 #include "cli/device_bench.h"
 #include "cli/disk_bench.h"
 #include "cli/expert_bench.h"
+#include "cli/kernel_bench.h"
 #include "cli/output.h"
 #include "cli/session.h"
 #include "cli/terminal.h"
+#include "device/emulated.h"
 #include "engine/engine.h"
 #include "engine/expert_timer.h"
 
@@ -34,6 +36,7 @@ struct BenchOptions {
   int64_t repetitions = 3;
   bool limits = false;
   bool experts = false;
+  bool kernels = false;
   bool json = false;
 };
 
@@ -293,6 +296,23 @@ void BenchDevice(const BenchOptions& options) {
   }
 }
 
+void BenchDeviceKernels(const BenchOptions& options) {
+  options.device.Check();
+  Session session(options.model);
+  if (session.spec().moe.num_experts == 0) throw Error("--kernels: expected a model with experts, got none");
+  const WeightFormat format = session.quantization() == Quantization::kInt8   ? WeightFormat::kInt8
+                              : session.quantization() == Quantization::kInt4 ? WeightFormat::kInt4
+                                                                              : WeightFormat::kBF16;
+  const std::unique_ptr<Device> device = OpenEmulatedDevice(
+      {.memory_bytes = options.device.EmulatedBytes(), .pool = &session.pool()}, session.kernels());
+  OrderedJson result = {
+      {"model", session.config().name}, {"device", device->name()}, {"format", FormatName(format)}};
+  result.update(BenchKernels(session.spec(), format, options.prompt_tokens, *device, session.kernels(),
+                             session.pool()));
+  if (options.json) return WriteJson(result);
+  PrintKernels(result);
+}
+
 void Bench(const BenchOptions& options) {
   Session session(options.model);
   const ModelSpec& spec = session.spec();
@@ -410,8 +430,12 @@ void RegisterBench(CLI::App& app) {
   add_count("--repeat", options->repetitions, "rounds");
   verb.add_flag("--limits", options->limits, "what the machine can do at most; no MODEL is needed");
   verb.add_flag("--experts", options->experts, "what 1 to 512 tokens on one expert cost, instead");
+  verb.add_flag("--kernels", options->kernels,
+                "with a device: what its kernels reach of what it can do, up to --prompt tokens, instead; "
+                "nothing is loaded");
   verb.add_flag("--json", options->json, "print one JSON object");
   verb.callback([options] {
+    if (options->kernels) return BenchDeviceKernels(*options);
     if (options->device.EmulatedBytes() > 0) return BenchDevice(*options);
     if (!options->scenarios.empty()) throw CLI::ValidationError("--scenarios: needs a --device");
     if (!options->model.model.empty()) return options->experts ? BenchExperts(*options) : Bench(*options);

@@ -145,4 +145,13 @@ void Device::Ffn(FiddlerStream stream, const FiddlerFfn& args) {
   Check(api_.ffn(handle_, stream, &args), "");
 }
 
+void Device::ReadProbe(FiddlerStream stream, FiddlerAddress data, uint64_t bytes) {
+  Check(api_.read_probe(handle_, stream, data, bytes), "");
+}
+double Device::ProductProbe(FiddlerStream stream, int64_t rounds) {
+  double operations = 0;
+  Check(api_.product_probe(handle_, stream, rounds, &operations), "");
+  return operations;
+}
+
 }  // namespace fiddler

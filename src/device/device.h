@@ -101,6 +101,9 @@ class Device {
   void Route(FiddlerStream stream, const FiddlerRoute& args);
   void Ffn(FiddlerStream stream, const FiddlerFfn& args);
 
+  void ReadProbe(FiddlerStream stream, FiddlerAddress data, uint64_t bytes);
+  double ProductProbe(FiddlerStream stream, int64_t rounds);  // returns its operations
+
  private:
   friend class DeviceBuffer;
   friend class PinnedBuffer;

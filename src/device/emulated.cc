@@ -253,6 +253,19 @@ int32_t Ffn(FiddlerDevice* device, FiddlerStream stream, const FiddlerFfn* args)
   });
 }
 
+int32_t ReadProbe(FiddlerDevice* device, FiddlerStream stream, FiddlerAddress data, uint64_t bytes) {
+  return Push(device, stream, Operation(emulated::ReadProbe{.data = data, .bytes = bytes}));
+}
+
+int32_t ProductProbe(FiddlerDevice* device, FiddlerStream stream, int64_t rounds, double* operations) {
+  return Edit(device, [&](Streams& streams) {
+    RequirePointer(operations, "product_probe: operations");
+    const emulated::ProductProbe probe = {.rounds = rounds};
+    *operations = device->ops->OperationsOf(probe);
+    streams.Push(stream, Operation(probe));
+  });
+}
+
 constexpr FiddlerDeviceApi kEmulatedApi = {
     .abi_version = FIDDLER_DEVICE_ABI,
     .struct_bytes = sizeof(FiddlerDeviceApi),
@@ -291,6 +304,8 @@ constexpr FiddlerDeviceApi kEmulatedApi = {
     .sigmoid = Operate<FiddlerSigmoid>,
     .route = Operate<FiddlerRoute>,
     .ffn = Ffn,
+    .read_probe = ReadProbe,
+    .product_probe = ProductProbe,
 };
 
 }  // namespace

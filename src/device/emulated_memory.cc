@@ -28,7 +28,10 @@ EmulatedMemory::EmulatedMemory(uint64_t cap_bytes, Workers workers)
 
 FiddlerMemory EmulatedMemory::usage() const {
   const std::scoped_lock lock(mutex_);
-  return {.installed_bytes = cap_bytes_, .cap_bytes = cap_bytes_, .used_bytes = used_bytes_, .peak_bytes = peak_bytes_};
+  return {.installed_bytes = cap_bytes_,
+          .cap_bytes = cap_bytes_,
+          .used_bytes = used_bytes_,
+          .peak_bytes = peak_bytes_};
 }
 
 FiddlerAddress EmulatedMemory::Allocate(uint64_t bytes) {

@@ -163,4 +163,24 @@ void EmulatedOps::Do(const FiddlerRoute& args) {
   }
 }
 
+void EmulatedOps::Do(const ReadProbe& probe) {
+  const Operands operands(memory_, "read_probe");
+  const auto bytes = static_cast<int64_t>(probe.bytes / 16 * 16);
+  const std::byte* const data = operands.Bytes(probe.data, bytes, "data");
+  constexpr int64_t kPiece = 1 << 20;
+  workers_.ForEachPiece(bytes, kPiece, [&](int64_t begin, int64_t end, int) {
+    kernels_.read_probe((end - begin) / static_cast<int64_t>(sizeof(float)),
+                        reinterpret_cast<const float*>(data + begin));
+  });
+}
+
+void EmulatedOps::Do(const ProductProbe& probe) {
+  workers_.ForEach(workers_.count(), [&](int64_t, int) { kernels_.bf16_probe(probe.rounds); });
+}
+
+double EmulatedOps::OperationsOf(const ProductProbe& probe) const {
+  // As the probe itself counts them, in proportion to its rounds.
+  return kernels_.bf16_probe(1) * static_cast<double>(probe.rounds * workers_.count());
+}
+
 }  // namespace fiddler::emulated

@@ -32,9 +32,18 @@ struct FfnWork {
   std::vector<Slices> entries;
 };
 
+struct ReadProbe {
+  FiddlerAddress data = 0;
+  uint64_t bytes = 0;
+};
+struct ProductProbe {
+  int64_t rounds = 0;
+};
+
 // shared_ptr: a segment and its launches, still queued, have the same arrays.
-using Operation = std::variant<FiddlerRmsNorm, FiddlerMatMul, FiddlerRotateStore, FiddlerAttend, FiddlerAdd,
-                               FiddlerSigmoid, FiddlerRoute, std::shared_ptr<const FfnWork>>;
+using Operation =
+    std::variant<FiddlerRmsNorm, FiddlerMatMul, FiddlerRotateStore, FiddlerAttend, FiddlerAdd, FiddlerSigmoid,
+                 FiddlerRoute, std::shared_ptr<const FfnWork>, ReadProbe, ProductProbe>;
 
 // Between host and device memory, in two steps, between which the destination holds nothing.
 struct Copy {
@@ -79,6 +88,7 @@ class EmulatedOps {
   void Run(const Clear& clear);
   void Begin(const Copy& copy);  // poisons device memory; that of the host was when the copy was asked for
   void End(const Copy& copy);
+  virtual double OperationsOf(const ProductProbe& probe) const;
   // What operations may compute in; these ones have memory of their own.
   virtual void SetScratch(FiddlerAddress, uint64_t) {}
 
@@ -98,6 +108,8 @@ class EmulatedOps {
   void Do(const FiddlerSigmoid& args);
   void Do(const FiddlerRoute& args);
   void Do(const std::shared_ptr<const FfnWork>& work);
+  void Do(const ReadProbe& probe);
+  void Do(const ProductProbe& probe);
 
   void Pack(PackArgs args);  // all tiles
   // Looks at `window` positions of each token, or all before it if that is 0.

@@ -229,6 +229,11 @@ typedef struct FiddlerDeviceApi {
   int32_t (*sigmoid)(FiddlerDevice*, FiddlerStream, const FiddlerSigmoid*);
   int32_t (*route)(FiddlerDevice*, FiddlerStream, const FiddlerRoute*);
   int32_t (*ffn)(FiddlerDevice*, FiddlerStream, const FiddlerFfn*);
+
+  /* Limits to hold the others against. Reads memory once, a multiple of 16 bytes from a multiple of 16 on. */
+  int32_t (*read_probe)(FiddlerDevice*, FiddlerStream, FiddlerAddress data, uint64_t bytes);
+  /* Multiplies BF16 numbers in registers and sums them in float32; `operations`: how many that will be. */
+  int32_t (*product_probe)(FiddlerDevice*, FiddlerStream, int64_t rounds, double* operations);
 } FiddlerDeviceApi;
 
 /* How a backend in a shared library opens its device. */

@@ -1,6 +1,6 @@
 // Device memory that operations of a GPU compute in on their way: how much they need at most, so that it is
-// planned and taken before anything runs (set_scratch in plugin.h). An operation that has more to do than fits
-// does it in pieces. The emulated device needs none, but is given the same.
+// planned and taken before anything runs (set_scratch in plugin.h). An operation that has more to do than
+// fits does it in pieces. The emulated device needs none, but is given the same.
 #pragma once
 
 #include <algorithm>

@@ -38,5 +38,7 @@ void Add(OpContext& context, const FiddlerAdd& args);
 void Sigmoid(OpContext& context, const FiddlerSigmoid& args);
 void Route(OpContext& context, const FiddlerRoute& args);
 void Ffn(OpContext& context, const FiddlerFfn& args);
+void ReadProbe(OpContext& context, FiddlerAddress data, uint64_t bytes);
+double ProductProbe(OpContext& context, int64_t rounds);  // returns its operations
 
 }  // namespace fiddler::cuda

@@ -116,6 +116,13 @@ class PlayedKernels final : public EmulatedOps {
     Ffn(context, args);
   }
 
+  void Do(OpContext& context, const emulated::ReadProbe& probe) {
+    cuda::ReadProbe(context, reinterpret_cast<FiddlerAddress>(Host(probe.data)), probe.bytes);
+  }
+  void Do(OpContext& context, const emulated::ProductProbe& probe) {
+    cuda::ProductProbe(context, probe.rounds);
+  }
+
   emulation::Machine machine_;
   const int num_sms_;
   FiddlerAddress scratch_ = 0;
