@@ -7,13 +7,15 @@
  * pointer are read before the call returns; what copies read and write must stay as it is until they have
  * run, and means nothing to who reads it before.
  *
- * Status. 0: done. Anything else: failed, error() says why in one line; the device may be of no further use.
+ * Status. 0: done. Anything else: failed, error() says to the thread that called why, in one line; the device
+ * may be of no further use.
  *
  * Numbers. Activations are float32, row-major. Weights are packed as on the host (kernels/packed_matrix.h,
  * experts/slice.h), keys and values too (kernels/kv_view.h). Addresses need an alignment of 256 bytes where
  * they are matrices, of 64 where they are slices or caches, of 4 otherwise.
  *
- * Threads. One thread at a time.
+ * Threads. One thread at a time; but `pin` may be called by a second one meanwhile, so that memory is pinned in
+ * the background, part by part, while the device is at work.
  */
 #pragma once
 
@@ -179,7 +181,9 @@ typedef struct FiddlerDeviceApi {
 
   const char* (*error)(FiddlerDevice*); /* of the last call that failed, until the next call */
   const char* (*name)(FiddlerDevice*);
-  void (*close)(FiddlerDevice*); /* what has not run by then never does; all memory goes */
+  /* What has not run when this returns never does; awaited flags are set, so that nothing waits for ever. All
+   * memory goes. */
+  void (*close)(FiddlerDevice*);
 
   int32_t (*memory)(FiddlerDevice*, FiddlerMemory* memory);
   int32_t (*allocate)(FiddlerDevice*, uint64_t bytes, FiddlerAddress* address); /* contents: anything */
@@ -202,6 +206,8 @@ typedef struct FiddlerDeviceApi {
   int32_t (*wait_event)(FiddlerDevice*, FiddlerStream, FiddlerEvent); /* the stream waits, not the caller */
   int32_t (*synchronize)(FiddlerDevice*, FiddlerStream);              /* the caller waits */
 
+  /* Pinned memory is copied while the caller goes on. From or to other memory the call may wait until the
+   * stream gets there: so never behind an `await` that the caller is to answer. */
   int32_t (*copy_in)(FiddlerDevice*, FiddlerStream, FiddlerAddress to, const void* from, uint64_t bytes);
   int32_t (*copy_out)(FiddlerDevice*, FiddlerStream, void* to, FiddlerAddress from, uint64_t bytes);
   int32_t (*clear)(FiddlerDevice*, FiddlerStream, FiddlerAddress to, uint64_t bytes); /* to zeros */
@@ -243,8 +249,10 @@ typedef struct FiddlerOpenOptions {
   int32_t padding;
 } FiddlerOpenOptions;
 
-/* The one function that such a library exports, as FIDDLER_OPEN_DEVICE. 0: done. Anything else: `error`, of
- * error_bytes, says in one line why there is no device ("no driver", "driver too old: ..", "no device"). */
+/* The one function that such a library exports, as FIDDLER_OPEN_DEVICE. 0: done. FIDDLER_NO_DEVICE: this machine
+ * has none ("no driver", "no device"). Anything else: there is one that cannot be used ("driver too old: ..").
+ * `error`, of error_bytes, says why in one line. */
+#define FIDDLER_NO_DEVICE 1
 typedef int32_t (*FiddlerOpenDevice)(uint32_t abi_version, const FiddlerOpenOptions* options,
                                      const FiddlerDeviceApi** api, FiddlerDevice** device, char* error,
                                      uint64_t error_bytes);
