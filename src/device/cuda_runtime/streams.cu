@@ -1,5 +1,5 @@
-#include "device/cuda/runtime/check.h"
-#include "device/cuda/runtime/streams.h"
+#include "device/cuda_runtime/check.h"
+#include "device/cuda_runtime/streams.h"
 
 namespace fiddler::cuda {
 namespace {

@@ -1,8 +1,8 @@
-#include "device/cuda/runtime/opening.h"
+#include "device/cuda_runtime/opening.h"
 
 #include <cstdlib>
 
-#include "device/cuda/runtime/check.h"
+#include "device/cuda_runtime/check.h"
 
 namespace fiddler::cuda {
 namespace {
@@ -16,7 +16,8 @@ int CountDevices() {
   const cudaError_t status = cudaGetDeviceCount(&count);
   if (status == cudaSuccess && count > 0) return count;
   cudaGetLastError();
-  if (status == cudaSuccess || status == cudaErrorNoDevice) throw NoDevice("no device: the driver finds no GPU");
+  if (status == cudaSuccess || status == cudaErrorNoDevice)
+    throw NoDevice("no device: the driver finds no GPU");
   if (status == cudaErrorInsufficientDriver) {  // without any driver too
     int driver = 0;
     if (cudaDriverGetVersion(&driver) != cudaSuccess || driver == 0) {
@@ -33,7 +34,8 @@ int CountDevices() {
 Properties EnterDevice(int ordinal) {
   setenv("CUDA_MODULE_LOADING", "EAGER", /*overwrite=*/0);  // read when the context is made
   const int count = CountDevices();
-  if (ordinal < 0 || ordinal >= count) Fail("no device: expected one from 0 to %d, got %d", count - 1, ordinal);
+  if (ordinal < 0 || ordinal >= count)
+    Fail("no device: expected one from 0 to %d, got %d", count - 1, ordinal);
   Check(cudaSetDevice(ordinal), "cudaSetDevice");
   Check(cudaFree(nullptr), "a context");
   cudaDeviceProp properties = {};

@@ -1,5 +1,5 @@
-// Small arrays of the host on their way to operations: pinned memory they are copied to at once, and device memory
-// where kernels read them, both a ring (device/cuda/upload_ring.h).
+// Small arrays of the host on their way to operations: pinned memory they are copied to at once, and device
+// memory where kernels read them, both a ring (device/cuda_runtime/upload_ring.h).
 //
 // One thread at a time.
 #pragma once
@@ -9,7 +9,7 @@
 #include <cstddef>
 #include <vector>
 
-#include "device/cuda/upload_ring.h"
+#include "device/cuda_runtime/upload_ring.h"
 
 namespace fiddler::cuda {
 
@@ -21,8 +21,9 @@ class Uploads {
   Uploads& operator=(const Uploads&) = delete;
   ~Uploads();  // the streams have drained
 
-  // The address on the device of the bytes, for what is queued on the stream from now on. Waits where the ring
-  // is full of what operations before have not read. Throws std::runtime_error if they are more than fit.
+  // The address on the device of the bytes, for what is queued on the stream from now on. Waits where the
+  // ring is full of what operations before have not read. Throws std::runtime_error if they are more than
+  // fit.
   const void* ToDevice(const void* data, size_t bytes, cudaStream_t stream);
   // The operation that asked for them is queued.
   void Mark(cudaStream_t stream);

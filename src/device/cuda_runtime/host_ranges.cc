@@ -1,10 +1,10 @@
-#include "device/cuda/host_ranges.h"
+#include "device/cuda_runtime/host_ranges.h"
 
 #include <algorithm>
 #include <cinttypes>
 #include <iterator>
 
-#include "device/cuda/failure.h"
+#include "device/cuda_runtime/failure.h"
 
 namespace fiddler::cuda {
 
@@ -27,9 +27,11 @@ std::vector<HostRanges::Piece> HostRanges::Add(const void* data, uint64_t bytes,
 
   const std::scoped_lock lock(mutex_);
   if (Overlaps(range.begin, range.end)) {
-    Fail("%s: %" PRIu64 " bytes at %#" PRIxPTR " overlap pages that are pinned already", call, bytes, address);
+    Fail("%s: %" PRIu64 " bytes at %#" PRIxPTR " overlap pages that are pinned already", call, bytes,
+         address);
   }
-  for (const Piece& piece : pieces) pieces_.emplace(piece.begin, State{.bytes = piece.bytes, .device_offset = {}});
+  for (const Piece& piece : pieces)
+    pieces_.emplace(piece.begin, State{.bytes = piece.bytes, .device_offset = {}});
   ranges_.emplace(address, range);
   return pieces;
 }

@@ -18,8 +18,8 @@ struct Properties {
   int num_sms = 0;
 };
 
-// Makes it the device of the calling thread, with a context in which all kernels are loaded: loading one later
-// could wait for the GPU while the GPU waits for the host. Throws std::runtime_error.
+// Makes it the device of the calling thread, with a context in which all kernels are loaded: loading one
+// later could wait for the GPU while the GPU waits for the host. Throws std::runtime_error.
 Properties EnterDevice(int ordinal);
 
 }  // namespace fiddler::cuda

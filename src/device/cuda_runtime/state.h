@@ -1,18 +1,18 @@
-// What a FiddlerDevice (plugin.h) is in this plugin: the parts of the runtime, and what takes several of them.
-// Nothing here knows of status numbers: it throws std::runtime_error, plugin.cu turns that into them.
+// What a FiddlerDevice (plugin.h) is in this plugin: the parts of the runtime, and what takes several of
+// them. Nothing here knows of status numbers: it throws std::runtime_error, plugin.cu turns that into them.
 #pragma once
 
 #include <cstdint>
 #include <optional>
 #include <string>
 
-#include "device/cuda/host_ranges.h"
-#include "device/cuda/runtime/check.h"
-#include "device/cuda/runtime/mailbox.h"
-#include "device/cuda/runtime/opening.h"
-#include "device/cuda/runtime/streams.h"
-#include "device/cuda/runtime/uploads.h"
-#include "device/cuda/sub_allocator.h"
+#include "device/cuda_runtime/check.h"
+#include "device/cuda_runtime/host_ranges.h"
+#include "device/cuda_runtime/mailbox.h"
+#include "device/cuda_runtime/opening.h"
+#include "device/cuda_runtime/streams.h"
+#include "device/cuda_runtime/sub_allocator.h"
+#include "device/cuda_runtime/uploads.h"
 #include "device/plugin.h"
 
 namespace fiddler::cuda {
@@ -68,8 +68,8 @@ struct FiddlerDevice {
   void CopyIn(FiddlerStream stream, FiddlerAddress to, const void* from, uint64_t bytes);
   void CopyOut(FiddlerStream stream, void* to, FiddlerAddress from, uint64_t bytes);
 
-  // Waits until nothing is queued any more. Returns early on a device that has failed, and if it takes so long
-  // that something must be waiting for ever: then the device has failed, and is `stuck`.
+  // Waits until nothing is queued any more. Returns early on a device that has failed, and if it takes so
+  // long that something must be waiting for ever: then the device has failed, and is `stuck`.
   void Drain(const char* call, double seconds, bool set_awaited);
 
   // Members die from the last to the first.

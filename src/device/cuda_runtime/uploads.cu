@@ -1,7 +1,7 @@
 #include <cstring>
 
-#include "device/cuda/runtime/check.h"
-#include "device/cuda/runtime/uploads.h"
+#include "device/cuda_runtime/check.h"
+#include "device/cuda_runtime/uploads.h"
 
 namespace fiddler::cuda {
 namespace {

@@ -1,6 +1,7 @@
-// Which parts of one run of device memory are taken. The plugin takes all it may use in one piece when it opens:
-// so the cap is kept exactly (cudaMalloc rounds to 2 MiB, and an engine asks for hundreds of pieces), nobody else
-// can take it away, and nothing is allocated on the GPU while it waits for the host. No CUDA in here.
+// Which parts of one run of device memory are taken. The plugin takes all it may use in one piece when it
+// opens: so the cap is kept exactly (cudaMalloc rounds to 2 MiB, and an engine asks for hundreds of pieces),
+// nobody else can take it away, and nothing is allocated on the GPU while it waits for the host. No CUDA in
+// here.
 //
 // One thread at a time.
 #pragma once

@@ -1,11 +1,11 @@
-#include "device/cuda/runtime/state.h"
+#include "device/cuda_runtime/state.h"
 
 #include <algorithm>
 #include <chrono>
 #include <cinttypes>
 #include <thread>
 
-#include "device/cuda/runtime/kernels.h"
+#include "device/cuda_runtime/kernels.h"
 
 namespace fiddler::cuda {
 namespace {
@@ -59,8 +59,8 @@ DeviceMemory::DeviceMemory(uint64_t cap_bytes) {
   const cudaError_t status = cudaMalloc(&data, parts_->cap_bytes());
   if (status != cudaSuccess) {
     cudaGetLastError();
-    Fail("too little memory: expected %s in one piece, got: %s, with %s free", SizeText(parts_->cap_bytes()).c_str(),
-         cudaGetErrorString(status), SizeText(free).c_str());
+    Fail("too little memory: expected %s in one piece, got: %s, with %s free",
+         SizeText(parts_->cap_bytes()).c_str(), cudaGetErrorString(status), SizeText(free).c_str());
   }
   data_ = static_cast<std::byte*>(data);
 }
@@ -85,7 +85,8 @@ void DeviceMemory::Release(FiddlerAddress address) {
 std::byte* DeviceMemory::Require(FiddlerAddress address, uint64_t bytes, const char* what) const {
   const uint64_t offset = address - reinterpret_cast<FiddlerAddress>(data_);
   if (!parts_->Contains(offset, bytes)) {
-    Fail("%s: %" PRIu64 " bytes at %#" PRIx64 " do not lie in an allocation of this device", what, bytes, address);
+    Fail("%s: %" PRIu64 " bytes at %#" PRIx64 " do not lie in an allocation of this device", what, bytes,
+         address);
   }
   return reinterpret_cast<std::byte*>(address);
 }
@@ -99,7 +100,8 @@ void* HostMemory::Allocate(uint64_t bytes) {
   const uint64_t size = std::max<uint64_t>(bytes, 1);
   void* data = nullptr;
   Check(cudaHostAlloc(&data, size, cudaHostAllocMapped | cudaHostAllocPortable), "allocate_pinned");
-  for (const HostRanges::Piece& piece : ranges_.Add(data, size, HostRanges::Owner::kPlugin, "allocate_pinned")) {
+  for (const HostRanges::Piece& piece :
+       ranges_.Add(data, size, HostRanges::Owner::kPlugin, "allocate_pinned")) {
     ranges_.SetPinned(piece, OffsetTo(data));
   }
   return data;

@@ -8,7 +8,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "device/cuda/failure.h"
+#include "device/cuda_runtime/failure.h"
 
 namespace fiddler::cuda {
 

@@ -1,8 +1,9 @@
-// Which host memory the GPU was told of: what the plugin allocated and what the host pinned, the latter in pieces,
-// because the driver holds its locks for as long as it registers one. No CUDA in here: whoever asks registers.
+// Which host memory the GPU was told of: what the plugin allocated and what the host pinned, the latter in
+// pieces, because the driver holds its locks for as long as it registers one. No CUDA in here: whoever asks
+// registers.
 //
-// Any number of threads: memory is pinned in the background. The mutex is held for the table alone, never while
-// something is registered.
+// Any number of threads: memory is pinned in the background. The mutex is held for the table alone, never
+// while something is registered.
 #pragma once
 
 #include <cstdint>
@@ -27,8 +28,8 @@ class HostRanges {
   };
 
   // The pieces to register: the pages that these bytes touch, or, of the plugin's own, exactly these bytes.
-  // None of them counts as pinned before SetPinned. Throws std::runtime_error if there are no bytes, or a page
-  // of them is here already; `call` opens the message.
+  // None of them counts as pinned before SetPinned. Throws std::runtime_error if there are no bytes, or a
+  // page of them is here already; `call` opens the message.
   std::vector<Piece> Add(const void* data, uint64_t bytes, Owner owner, const char* call);
   // From now on the GPU reaches the piece, at its host address plus device_offset (modulo 2^64).
   void SetPinned(const Piece& piece, uint64_t device_offset);
@@ -38,8 +39,8 @@ class HostRanges {
   // What was added by this owner and is still here.
   std::vector<const void*> All(Owner owner) const;
 
-  // How many of the bytes lie before the next border of a piece. A copy must not cross one: it would touch two
-  // registrations.
+  // How many of the bytes lie before the next border of a piece. A copy must not cross one: it would touch
+  // two registrations.
   uint64_t BytesToBorder(const void* data, uint64_t bytes) const;
 
   // Where the GPU reaches these bytes; nothing: they are not pinned, or not all in one piece.
@@ -58,9 +59,9 @@ class HostRanges {
 
   bool Overlaps(uintptr_t begin, uintptr_t end) const;
 
-  mutable std::mutex mutex_;            // guards what follows
-  std::map<uintptr_t, State> pieces_;   // by first address
-  std::map<uintptr_t, Range> ranges_;   // by the address they were added with
+  mutable std::mutex mutex_;           // guards what follows
+  std::map<uintptr_t, State> pieces_;  // by first address
+  std::map<uintptr_t, Range> ranges_;  // by the address they were added with
 };
 
 }  // namespace fiddler::cuda

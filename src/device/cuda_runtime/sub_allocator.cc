@@ -1,9 +1,9 @@
-#include "device/cuda/sub_allocator.h"
+#include "device/cuda_runtime/sub_allocator.h"
 
 #include <algorithm>
 #include <iterator>
 
-#include "device/cuda/failure.h"
+#include "device/cuda_runtime/failure.h"
 
 namespace fiddler::cuda {
 

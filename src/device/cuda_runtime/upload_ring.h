@@ -1,5 +1,6 @@
-// Which part of a ring of bytes is free: what operations bring to the device lies there until the device is done
-// with it, oldest first. Only positions, no memory and no CUDA in here; whoever asks knows when a mark is reached.
+// Which part of a ring of bytes is free: what operations bring to the device lies there until the device is
+// done with it, oldest first. Only positions, no memory and no CUDA in here; whoever asks knows when a mark
+// is reached.
 //
 // One thread at a time.
 #pragma once
@@ -35,9 +36,9 @@ class UploadRing {
  private:
   const size_t bytes_;
   // Counted on and on; the place in the ring is the rest of the division by bytes_.
-  uint64_t head_ = 0;   // the next free byte
-  uint64_t tail_ = 0;   // the first byte in use
-  uint64_t marked_ = 0; // up to here marks have it
+  uint64_t head_ = 0;            // the next free byte
+  uint64_t tail_ = 0;            // the first byte in use
+  uint64_t marked_ = 0;          // up to here marks have it
   std::vector<uint64_t> marks_;  // [max_marks] the head at each mark
   uint64_t first_mark_ = 0;      // oldest and next, counted on and on
   uint64_t next_mark_ = 0;

@@ -1,6 +1,6 @@
-// The table of plugin.h for NVIDIA GPUs, and the one function that libfiddler_cuda.so exports. The parts are in
-// state.h; what the operations do is in device/cuda/ops.h. Here: arguments that may be wrong, and exceptions, none
-// of which crosses the border.
+// The table of plugin.h for NVIDIA GPUs, and the one function that libfiddler_cuda.so exports. The parts are
+// in state.h; what the operations do is in device/cuda/ops.h. Here: arguments that may be wrong, and
+// exceptions, none of which crosses the border.
 #include <algorithm>
 #include <cstdio>
 #include <exception>
@@ -8,7 +8,7 @@
 #include <string>
 
 #include "device/cuda/ops.h"
-#include "device/cuda/runtime/state.h"
+#include "device/cuda_runtime/state.h"
 
 namespace fiddler::cuda {
 namespace {
@@ -25,7 +25,8 @@ template <typename Body>
 int32_t Call(FiddlerDevice* device, const Body& body) noexcept {
   last_error.clear();
   try {
-    cudaSetDevice(device->ordinal);  // every thread has a device of its own; next to nothing if it is this one
+    cudaSetDevice(
+        device->ordinal);  // every thread has a device of its own; next to nothing if it is this one
     body();
     return 0;
   } catch (const std::exception& error) {
@@ -46,8 +47,8 @@ int32_t CallIfAlive(FiddlerDevice* device, const Body& body) noexcept {
   });
 }
 
-// `release` runs once nothing uses the memory any more, on a device that has failed too; but not on one that is
-// stuck, which would wait with it.
+// `release` runs once nothing uses the memory any more, on a device that has failed too; but not on one that
+// is stuck, which would wait with it.
 template <typename Release>
 int32_t CallOnceDone(FiddlerDevice* device, const char* call, const Release& release) noexcept {
   return Call(device, [&] {
@@ -215,7 +216,7 @@ int32_t EndCapture(FiddlerDevice* device, FiddlerStream stream, FiddlerSegment* 
   });
 }
 
-int32_t Launch(FiddlerDevice* device, FiddlerStream stream, FiddlerSegment segment) {
+int32_t LaunchSegment(FiddlerDevice* device, FiddlerStream stream, FiddlerSegment segment) {
   return CallIfAlive(device, [&] { device->streams.Launch(stream, segment); });
 }
 
@@ -287,7 +288,7 @@ constexpr FiddlerDeviceApi kApi = {
     .wait_flag = WaitFlag,
     .begin_capture = BeginCapture,
     .end_capture = EndCapture,
-    .launch = Launch,
+    .launch = LaunchSegment,
     .release_segment = ReleaseSegment,
     .rms_norm = Operate<FiddlerRmsNorm, RmsNorm>,
     .mat_mul = Operate<FiddlerMatMul, MatMul>,
@@ -305,7 +306,8 @@ int32_t Open(uint32_t abi_version, const FiddlerOpenOptions* options, const Fidd
              FiddlerDevice** device, std::string& error) {
   try {
     if (abi_version != FIDDLER_DEVICE_ABI) {
-      Fail("another version: expected a program for version %u, got one for %u", FIDDLER_DEVICE_ABI, abi_version);
+      Fail("another version: expected a program for version %u, got one for %u", FIDDLER_DEVICE_ABI,
+           abi_version);
     }
     RequirePointer(options, "options");
     RequirePointer(api, "api");
@@ -328,8 +330,8 @@ int32_t Open(uint32_t abi_version, const FiddlerOpenOptions* options, const Fidd
 }  // namespace fiddler::cuda
 
 extern "C" __attribute__((visibility("default"))) int32_t fiddler_open_device(
-    uint32_t abi_version, const FiddlerOpenOptions* options, const FiddlerDeviceApi** api, FiddlerDevice** device,
-    char* error, uint64_t error_bytes) {
+    uint32_t abi_version, const FiddlerOpenOptions* options, const FiddlerDeviceApi** api,
+    FiddlerDevice** device, char* error, uint64_t error_bytes) {
   std::string text;
   const int32_t status = fiddler::cuda::Open(abi_version, options, api, device, text);
   if (status != 0 && error != nullptr && error_bytes > 0) {

@@ -1,4 +1,4 @@
-#include "device/cuda/upload_ring.h"
+#include "device/cuda_runtime/upload_ring.h"
 
 namespace fiddler::cuda {
 

@@ -1,4 +1,4 @@
-#include "device/cuda/runtime/mailbox.h"
+#include "device/cuda_runtime/mailbox.h"
 
 #include <algorithm>
 #include <atomic>
@@ -8,8 +8,8 @@
 #include <string_view>
 #include <thread>
 
-#include "device/cuda/runtime/check.h"
-#include "device/cuda/runtime/kernels.h"
+#include "device/cuda_runtime/check.h"
+#include "device/cuda_runtime/kernels.h"
 
 namespace fiddler::cuda {
 namespace {
@@ -132,7 +132,8 @@ void Mailbox::Await(cudaStream_t stream, Flag flag) {
 void Mailbox::QueueAwait(cudaStream_t stream, Flag flag) const {
   switch (awaiting_) {
     case Awaiting::kMemoryOperations: {
-      if (wait_value_ == nullptr || write_value_ == nullptr) Fail("await: the driver has no cuStreamWaitValue32");
+      if (wait_value_ == nullptr || write_value_ == nullptr)
+        Fail("await: the driver has no cuStreamWaitValue32");
       const auto address = reinterpret_cast<CUdeviceptr>(flag.device);
       CheckDriver(wait_value_(stream, address, 1, CU_STREAM_WAIT_VALUE_GEQ), "cuStreamWaitValue32");
       CheckDriver(write_value_(stream, address, 0, CU_STREAM_WRITE_VALUE_DEFAULT), "cuStreamWriteValue32");
@@ -175,7 +176,8 @@ void Mailbox::SetAwaited() {
 
 void Mailbox::Forget(const void* data, uint64_t bytes) {
   const auto begin = reinterpret_cast<uintptr_t>(data);
-  std::erase_if(awaited_, [&](const uint32_t* flag) { return reinterpret_cast<uintptr_t>(flag) - begin < bytes; });
+  std::erase_if(awaited_,
+                [&](const uint32_t* flag) { return reinterpret_cast<uintptr_t>(flag) - begin < bytes; });
 }
 
 }  // namespace fiddler::cuda

@@ -1,6 +1,6 @@
-#include "device/cuda/runtime/kernels.h"
+#include "device/cuda_runtime/kernels.h"
 
-#include "device/cuda/runtime/check.h"
+#include "device/cuda_runtime/check.h"
 
 namespace fiddler::cuda {
 namespace {

@@ -1,8 +1,8 @@
-// Flags in pinned memory, by which GPU and host wait for each other. The GPU sets one by a kernel of one thread.
-// How it waits for one is found out when the device opens: the first of these that works is kept.
-//   memops    the stream itself waits (cuStreamWaitValue32): costs no kernel and keeps no part of the GPU busy
-//   kernel    a kernel of one thread looks again and again
-//   hostfunc  a thread of the driver looks, called by the stream: slow to start (docs/architecture.md)
+// Flags in pinned memory, by which GPU and host wait for each other. The GPU sets one by a kernel of one
+// thread. How it waits for one is found out when the device opens: the first of these that works is kept.
+//   memops    the stream itself waits (cuStreamWaitValue32): costs no kernel and keeps no part of the GPU
+//   busy kernel    a kernel of one thread looks again and again hostfunc  a thread of the driver looks,
+//   called by the stream: slow to start (docs/architecture.md)
 // FIDDLER_CUDA_AWAIT=memops|kernel|hostfunc leaves no choice, to compare them.
 //
 // One thread at a time.
@@ -35,8 +35,8 @@ class Mailbox {
   void Post(cudaStream_t stream, Flag flag);
   void Await(cudaStream_t stream, Flag flag);
   static void Set(uint32_t* flag);
-  // Spins until the flag is set and sets it back; false: it was not, for so many seconds. Calls `look` every few
-  // milliseconds, which may throw.
+  // Spins until the flag is set and sets it back; false: it was not, for so many seconds. Calls `look` every
+  // few milliseconds, which may throw.
   static bool Wait(uint32_t* flag, double seconds, const std::function<void()>& look);
 
   // Sets whatever was ever awaited, so that nothing waits for ever.
