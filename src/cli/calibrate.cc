@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cmath>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "base/error.h"
@@ -14,6 +15,7 @@
 #include "cli/calibration_chart.h"
 #include "cli/calibration_report.h"
 #include "cli/commands.h"
+#include "cli/gpu.h"
 #include "cli/output.h"
 #include "cli/session.h"
 #include "cli/terminal.h"
@@ -51,20 +53,20 @@ std::vector<SlicedFfn> ExpertFormats(const CalibrateOptions& options) {
 
 // Null: the CPU alone.
 std::unique_ptr<Device> OpenDevice(const CalibrateOptions& options, const CpuKernels& kernels) {
-  if (options.device != "emulated") {
-    if (options.gpu_memory.empty()) return nullptr;
-    throw Error("--gpu-memory: expected a device to use it on (--device emulated), got --device {}",
-                options.device);
+  CheckGpuMemory(options.device, options.gpu_memory);
+  if (options.device == "emulated") {
+    // Without a pool it computes on a thread of its own: while the CPU does, as a GPU would.
+    return OpenEmulatedDevice({.memory_bytes = ParseBytes(options.gpu_memory, "--gpu-memory"),
+                               .adversary_seed = {},
+                               .pool = nullptr,
+                               .drop_wait = {}},
+                              kernels);
   }
-  if (options.gpu_memory.empty()) {
-    throw Error("--device emulated: expected --gpu-memory, the memory it has, got none");
+  std::unique_ptr<Device> device = OpenGpu(options.device, options.gpu_memory);
+  if (!device && !options.gpu_memory.empty()) {
+    throw Error("--gpu-memory: expected a device to use it on, got none with --device {}", options.device);
   }
-  // Without a pool it computes on a thread of its own: while the CPU does, as a GPU would.
-  return OpenEmulatedDevice({.memory_bytes = ParseBytes(options.gpu_memory, "--gpu-memory"),
-                             .adversary_seed = {},
-                             .pool = nullptr,
-                             .drop_wait = {}},
-                            kernels);
+  return device;
 }
 
 // `device` may be null.
@@ -120,8 +122,7 @@ void Calibrate(const CalibrateOptions& options) {
   ThreadPool pool(options.threads > 0 ? options.threads : topology.DefaultThreads(), topology);
   HardwareKey hardware = DescribeHardware(topology, pool.num_threads(), kernels.isa);
   const std::unique_ptr<Device> device = OpenDevice(options, kernels);
-  if (device)
-    hardware.device = device->name();  // of the emulated one, no memory is installed: it is what one asks for
+  if (device) hardware = WithDevice(std::move(hardware), *device);
   if (options.device == "emulated") {
     Note(
         "note: figures of an emulated device show that the code works, not what a GPU does; runs ignore "
@@ -187,10 +188,12 @@ void RegisterCalibrate(CLI::App& app) {
   verb.add_option("-t,--threads", options->threads, "threads to compute with (default: one for each core)")
       ->check(CLI::Range(1, 1024));
   verb.add_option("--device", options->device,
-                  "what computes beside the CPU; emulated: a GPU played by the CPU")
-      ->check(CLI::IsMember({"auto", "cpu", "emulated"}))
+                  "what computes beside the CPU; auto: a GPU, if there is one; cuda: a GPU for certain; "
+                  "emulated: a GPU played by the CPU")
+      ->check(CLI::IsMember({"auto", "cpu", "cuda", "emulated"}))
       ->capture_default_str();
-  verb.add_option("--gpu-memory", options->gpu_memory, "memory of the device that may be used")
+  verb.add_option("--gpu-memory", options->gpu_memory,
+                  "memory of the device that may be used (default: all that is free)")
       ->type_name("SIZE");
   verb.add_option("--seconds", options->seconds, "how long to measure, about")
       ->check(CLI::Range(0.1, 3600.0))

@@ -3,6 +3,7 @@
 #include "base/error.h"
 #include "base/units.h"
 #include "calibrate/calibration.h"
+#include "cli/gpu.h"
 #include "cli/simulation.h"
 #include "cli/terminal.h"
 #include "device/emulated.h"
@@ -17,9 +18,6 @@ double HitRate(const ExpertTraffic& traffic) {
   return all == 0 ? 0 : static_cast<double>(traffic.resident) / static_cast<double>(all);
 }
 
-// What an emulated GPU is taken for where nobody measured it or said otherwise.
-constexpr std::string_view kAssumedHardware = "rtx4090-ddr5";
-
 CostModel CostOn(const HardwareProfile& hardware, const SlicedFfn& expert) {
   if (!hardware.has_gpu()) {
     throw Error("--hardware: expected a machine with a GPU, got '{}', which has none", hardware.name);
@@ -32,10 +30,9 @@ CostModel CostOn(const HardwareProfile& hardware, const SlicedFfn& expert) {
 // What calibrate measured of this machine with this device, for slices like these; nothing if there is no
 // such entry, or, with a note, if its file is damaged; nothing of the emulated device: the one that is
 // calibrated computes on a thread of its own, the one that runs computes on the session's pool.
-std::optional<CostModel> Calibrated(const Session& session, const Device& device, const SlicedFfn& expert) {
+std::optional<CostModel> Calibrated(const Session& session, Device& device, const SlicedFfn& expert) {
   if (device.name() == kEmulatedDeviceName) return std::nullopt;
-  HardwareKey hardware = session.hardware_key();
-  hardware.device = device.name();
+  const HardwareKey hardware = WithDevice(session.hardware_key(), device);
   const bool rounded = session.arithmetic() == Arithmetic::kFast;
   try {
     std::optional<CostModel> cost =
@@ -52,11 +49,16 @@ std::optional<CostModel> Calibrated(const Session& session, const Device& device
   }
 }
 
-CostModel ChooseCost(const DeviceOptions& options, const Session& session, const Device& device) {
+CostModel ChooseCost(const DeviceOptions& options, const Session& session, Device& device) {
   const SlicedFfn& expert = TypicalFfn(session.model().weights);
   if (!options.hardware.empty()) return CostOn(ChooseHardware(options.hardware), expert);
   if (std::optional<CostModel> measured = Calibrated(session, device, expert)) return *measured;
-  return CostOn(FindHardware(kAssumedHardware), expert);
+  const HardwareProfile& hardware = HardwareLike(device.name());
+  if (device.name() != kEmulatedDeviceName) {
+    Note("note: {} is taken to be as fast as {}: 'fiddler calibrate {}' measures what it costs",
+         device.name(), hardware.name, session.config().name);
+  }
+  return CostOn(hardware, expert);
 }
 
 // Tokens that chose an expert, [num_layers * num_experts]; empty if nothing is known.
@@ -85,20 +87,37 @@ std::vector<int64_t> ChoosePopularity(const DeviceOptions& options, const Sessio
   return counts;
 }
 
+// Of those given, the ones that say how a device is used.
+std::vector<const char*> OptionsForDevices(const DeviceOptions& options) {
+  const std::pair<const char*, bool> all[] = {{"--gpu-memory", !options.gpu_memory.empty()},
+                                              {"--policy", !options.policy.empty()},
+                                              {"--hardware", !options.hardware.empty()},
+                                              {"--popularity", !options.popularity.empty()},
+                                              {"--adversary", options.adversary.has_value()}};
+  std::vector<const char*> given;
+  for (const auto& [name, is_given] : all) {
+    if (is_given) given.push_back(name);
+  }
+  return given;
+}
+
 }  // namespace
 
 void DeviceOptions::Register(CLI::App& verb) {
   verb.add_option("--device", device,
-                  "what computes beside the CPU; emulated: a GPU played by the CPU, for tests")
-      ->check(CLI::IsMember({"auto", "cpu", "emulated"}))
+                  "what computes beside the CPU; auto: a GPU, if there is one; cuda: a GPU for certain; "
+                  "emulated: a GPU played by the CPU, for tests")
+      ->check(CLI::IsMember({"auto", "cpu", "cuda", "emulated"}))
       ->capture_default_str();
   verb.add_option("--policy", policy, "who computes which experts")
       ->check(CLI::IsMember(std::vector<std::string>(PolicyNames().begin(), PolicyNames().end())))
       ->default_str("balanced");
-  verb.add_option("--gpu-memory", gpu_memory, "memory of the device that may be used")->type_name("SIZE");
+  verb.add_option("--gpu-memory", gpu_memory,
+                  "memory of the device that may be used (default: all that is free)")
+      ->type_name("SIZE");
   verb.add_option("--hardware", hardware,
-                  "machine whose speeds the policy counts on (default: an emulated device is taken for an "
-                  "rtx4090-ddr5)")
+                  "machine whose speeds the policy counts on (default: what calibrate measured, or else the "
+                  "built-in machine most like this one)")
       ->type_name("NAME|FILE");
   verb.add_option("--popularity", popularity,
                   "counts of profile, for which experts are on the device at first (default: popularity.json "
@@ -112,47 +131,52 @@ void DeviceOptions::Register(CLI::App& verb) {
 void DeviceOptions::Check() const {
   if (!hardware.empty()) ChooseHardware(hardware);
   if (!popularity.empty()) ReadPopularity(popularity);
-  if (device == "emulated") {
-    if (gpu_memory.empty()) {
-      throw Error("--device emulated: expected --gpu-memory, the memory it has, got none");
+  CheckGpuMemory(device, gpu_memory);
+  if (device == "cuda" && adversary)
+    throw Error("--adversary: expected --device emulated, got --device cuda");
+  if (device != "cpu") return;
+  for (const char* name : OptionsForDevices(*this)) {
+    throw Error("{}: expected a device to use it on, got --device {}", name, device);
+  }
+}
+
+DeviceSession::DeviceSession(const DeviceOptions& options, Session& session)
+    : options_(options), session_(session) {
+  if (options.device == "emulated") {
+    device_ = OpenEmulatedDevice({.memory_bytes = ParseBytes(options.gpu_memory, "--gpu-memory"),
+                                  .adversary_seed = options.adversary,
+                                  .pool = &session.pool(),
+                                  .drop_wait = {}},
+                                 session.kernels());
+  } else {
+    device_ = OpenGpu(options.device, options.gpu_memory);
+  }
+  if (device_) {
+    if (options.adversary && options.device != "emulated") {
+      Note("note: the device is not emulated, so --adversary decides nothing");
     }
-    if (EmulatedBytes() == 0) throw Error("--gpu-memory: expected more than 0, got {}", gpu_memory);
+    setup_.memory_bytes = device_->memory().cap_bytes;
     return;
   }
-  const std::pair<const char*, bool> for_devices[] = {{"--gpu-memory", !gpu_memory.empty()},
-                                                      {"--policy", !policy.empty()},
-                                                      {"--hardware", !hardware.empty()},
-                                                      {"--popularity", !popularity.empty()},
-                                                      {"--adversary", adversary.has_value()}};
-  for (const auto& [name, given] : for_devices) {
-    if (!given) continue;
-    if (device == "auto") {
-      Note("note: no GPU is used, so {} decides nothing", name);
-    } else {
-      throw Error("{}: expected a device to use it on, got --device {}", name, device);
-    }
+  for (const char* name : OptionsForDevices(options)) {
+    Note("note: no GPU is used, so {} decides nothing", name);
   }
 }
 
-uint64_t DeviceOptions::EmulatedBytes() const {
-  return device == "emulated" ? ParseBytes(gpu_memory, "--gpu-memory") : 0;
+DeviceBudget DeviceSession::budget() const {
+  return {.bytes = setup_.memory_bytes, .is_host_memory = options_.device == "emulated"};
 }
 
-DeviceSession::DeviceSession(const DeviceOptions& options, Session& session) {
-  setup_.memory_bytes = options.EmulatedBytes();
-  if (setup_.memory_bytes == 0) return;
-  const std::string name = options.policy.empty() ? "balanced" : options.policy;
+const DeviceSetup* DeviceSession::SetUp() {
+  if (!device_) return nullptr;
+  const std::string name = options_.policy.empty() ? "balanced" : options_.policy;
+  setup_.device = device_.get();
   setup_.make_policy = [name](const PolicyGeometry& geometry, const CostModel& cost) {
     return MakePolicy(name, geometry, cost);
   };
-  device_ = OpenEmulatedDevice({.memory_bytes = setup_.memory_bytes,
-                                .adversary_seed = options.adversary,
-                                .pool = &session.pool(),
-                                .drop_wait = {}},
-                               session.kernels());
-  setup_.device = device_.get();
-  setup_.cost = ChooseCost(options, session, *device_);
-  setup_.popularity = ChoosePopularity(options, session);
+  setup_.cost = ChooseCost(options_, session_, *device_);
+  setup_.popularity = ChoosePopularity(options_, session_);
+  return &setup_;
 }
 
 OrderedJson DescribeTraffic(const ExpertTraffic& traffic) {

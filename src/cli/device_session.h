@@ -9,14 +9,15 @@
 #include "cli/output.h"
 #include "cli/session.h"
 #include "engine/device_setup.h"
+#include "engine/host_memory.h"
 
 namespace fiddler {
 
 struct DeviceOptions {
   std::string device = "auto";
   std::string policy;      // empty: balanced
-  std::string gpu_memory;  // a size; an emulated device needs one
-  std::string hardware;    // a name or file; empty: what calibrate measured, else kAssumedHardware
+  std::string gpu_memory;  // a size; empty: all that is free, but an emulated device needs one
+  std::string hardware;  // a name or file; empty: what calibrate measured, else built-in one like the device
   std::string popularity;  // a file; empty: popularity.json beside the weights, if it is there
   std::optional<uint64_t> adversary;
 
@@ -24,20 +25,21 @@ struct DeviceOptions {
 
   // Throws Error for options that do not go together; call it before anything is loaded.
   void Check() const;
-  // Memory of an emulated device; 0: there is none. After Check().
-  uint64_t EmulatedBytes() const;
 };
 
 class DeviceSession {
  public:
-  // After session.Load(). Opens the device, if there is one to use. Both must outlive this object. Throws
-  // Error.
+  // Opens the device, if there is one to use; after Check(). Both must outlive this object. Throws Error.
   DeviceSession(const DeviceOptions& options, Session& session);
 
-  // For an engine; null: there is none.
-  const DeviceSetup* setup() const { return device_ ? &setup_ : nullptr; }
+  // For session.Load().
+  DeviceBudget budget() const;
+  // After session.Load(). For an engine; null: there is no device. Throws Error.
+  const DeviceSetup* SetUp();
 
  private:
+  const DeviceOptions& options_;
+  Session& session_;
   std::unique_ptr<Device> device_;
   DeviceSetup setup_;
 };

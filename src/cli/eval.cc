@@ -158,14 +158,14 @@ void Eval(const EvalOptions& options) {
   }
   std::vector<ForwardLimits> limits = {WindowRunner::LimitsFor(session.arithmetic(), context)};
   if (options.compare) limits.push_back(WindowRunner::LimitsFor(Arithmetic::kExact, context));
-  session.Load(limits, options.device.EmulatedBytes());
+  DeviceSession device(options.device, session);
+  session.Load(limits, device.budget());
   PackedModel stored;  // only where it is not the session's model
   if (options.compare && quantized) stored = session.LoadAs(Quantization::kNone);
   const PackedModel* reference = !options.compare ? nullptr : quantized ? &stored : &session.model();
 
-  const DeviceSession device(options.device, session);
   Evaluator evaluator(session.model(), session.arithmetic(), reference, session.kernels(), session.pool(),
-                      context, device.setup());
+                      context, device.SetUp());
   Scores scores;
   TerminalProgress progress(TerminalProgress::Unit::kTokens);
   progress.Start("evaluating", tokens.size());

@@ -140,9 +140,9 @@ void Run(const RunOptions& options) {
   const int64_t context = ChooseContext(options, session.spec(), static_cast<int64_t>(prompt.ids.size()));
   EngineOptions engine_options = {.max_positions = context, .arithmetic = session.arithmetic()};
   const ForwardLimits limits = LimitsOf(engine_options);
-  session.Load({&limits, 1}, options.device.EmulatedBytes());
-  const DeviceSession device(options.device, session);
-  engine_options.device = device.setup();
+  DeviceSession device(options.device, session);
+  session.Load({&limits, 1}, device.budget());
+  engine_options.device = device.SetUp();
   if (!options.json && isatty(STDOUT_FILENO) == 1) WriteOutput(prompt.text);
   const Generation result = Generate(options, session, prompt, engine_options);
   if (options.json) {

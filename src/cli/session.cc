@@ -92,15 +92,15 @@ Session::Session(const ModelOptions& options)
   stored_.config = ReadModelConfig(ResolveModel(options.model), options.ignored_fields);
 }
 
-void Session::Load(std::span<const ForwardLimits> engines, uint64_t emulated_bytes) {
+void Session::Load(std::span<const ForwardLimits> engines, const DeviceBudget& device) {
   const auto start = std::chrono::steady_clock::now();
   stored_ = options_.dummy_weights ? MakeDummyModel(std::move(stored_.config), *options_.dummy_weights,
                                                     DummyDType(options_.dummy_dtype))
                                    : OpenModel(std::move(stored_.config));
   TerminalProgress progress;
-  packed_ = PackModel(
-      stored_, {.format = {.quantization = quantization()}, .experts = PlaceExperts(engines, emulated_bytes)},
-      pool_, progress);
+  packed_ = PackModel(stored_,
+                      {.format = {.quantization = quantization()}, .experts = PlaceExperts(engines, device)},
+                      pool_, progress);
   load_seconds_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   Note("{}", Description());
   if (!stored_.unused_tensors.empty()) {
@@ -115,14 +115,14 @@ PackedModel Session::LoadAs(Quantization quantization) {
 }
 
 std::optional<ExpertFileOptions> Session::PlaceExperts(std::span<const ForwardLimits> engines,
-                                                       uint64_t emulated_bytes) {
+                                                       const DeviceBudget& device) {
   const PackFormat format = {.quantization = quantization()};
   uint64_t budget = UsableMemoryBytes();  // may be UINT64_MAX: the system does not say
   budget += std::min(ResidentBytes(), std::numeric_limits<uint64_t>::max() - budget);
   if (ram_) budget = *ram_;
   uint64_t engine_bytes = 0;
-  if (emulated_bytes > 0) {
-    engine_bytes = EmulatedEngineBytes(stored_, format, kernels_, pool_, engines.front(), emulated_bytes);
+  if (device.bytes > 0) {
+    engine_bytes = DeviceEngineBytes(stored_, format, kernels_, pool_, engines.front(), device);
     engines = engines.subspan(1);
   }
   engine_bytes += EngineBytes(stored_, format, kernels_, pool_, engines);

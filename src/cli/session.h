@@ -52,9 +52,8 @@ class Session {
   Session& operator=(const Session&) = delete;
 
   // Once. `engines`: what the model will be run with, which must fit into memory beside it; the first of them
-  // on an emulated device of so much memory, if it is not 0. Where not all experts fit, they come from a
-  // packed file. Throws Error.
-  void Load(std::span<const ForwardLimits> engines, uint64_t emulated_bytes = 0);
+  // with the device, if there is one. Where not all experts fit, they come from a packed file. Throws Error.
+  void Load(std::span<const ForwardLimits> engines, const DeviceBudget& device = {});
 
   // The same model once more, after Load(), all of it in memory; throws Error.
   PackedModel LoadAs(Quantization quantization);
@@ -81,7 +80,7 @@ class Session {
   std::string Description() const;
   // Where the experts go; nothing: into memory. Throws Error if the model cannot run at all.
   std::optional<ExpertFileOptions> PlaceExperts(std::span<const ForwardLimits> engines,
-                                                uint64_t emulated_bytes);
+                                                const DeviceBudget& device);
 
   const ModelOptions& options_;
   const CpuKernels& kernels_;

@@ -32,7 +32,6 @@ struct FiddlerDevice {
     return std::make_unique<fiddler::emulated::EmulatedOps>(memory, kernels, workers);
   }
 
-  std::string error;
   fiddler::emulated::EmulatedMemory memory;
   fiddler::emulated::PinnedMemory pinned;
   std::unique_ptr<fiddler::emulated::EmulatedOps> ops;
@@ -51,17 +50,20 @@ using emulated::RecordEvent;
 using emulated::Streams;
 using emulated::WaitEvent;
 
+// Of the calling thread, as plugin.h has it.
+thread_local std::string last_error;
+
 // No exception leaves: what `body` throws becomes a status and a text.
 template <typename Body>
-int32_t Call(FiddlerDevice* device, const Body& body) noexcept {
-  device->error.clear();
+int32_t Call(const Body& body) noexcept {
+  last_error.clear();
   try {
     body();
     return 0;
   } catch (const std::exception& error) {
-    device->error = error.what();
+    last_error = error.what();
   } catch (...) {
-    device->error = "unknown error";
+    last_error = "unknown error";
   }
   return 1;
 }
@@ -69,7 +71,7 @@ int32_t Call(FiddlerDevice* device, const Body& body) noexcept {
 // The same, for all that is of no use on a device that has failed.
 template <typename Body>
 int32_t CallIfAlive(FiddlerDevice* device, const Body& body) noexcept {
-  return Call(device, [&] {
+  return Call([&] {
     device->queues.ThrowIfFailed();
     body();
   });
@@ -78,7 +80,7 @@ int32_t CallIfAlive(FiddlerDevice* device, const Body& body) noexcept {
 // `release` runs once nothing uses the memory any more, on a device that has failed too.
 template <typename Release>
 int32_t CallOnceDone(FiddlerDevice* device, std::string_view call, const Release& release) noexcept {
-  return Call(device, [&] {
+  return Call([&] {
     device->queues.Drain(call);
     release();
     device->queues.ThrowIfFailed();
@@ -100,12 +102,12 @@ void RequirePointer(const T* pointer, std::string_view what) {
   if (pointer == nullptr) throw Error("{}: a null pointer", what);
 }
 
-const char* ErrorText(FiddlerDevice* device) { return device->error.c_str(); }
+const char* ErrorText(FiddlerDevice*) { return last_error.c_str(); }
 const char* Name(FiddlerDevice*) { return kEmulatedDeviceName; }
 void Close(FiddlerDevice* device) { delete device; }
 
 int32_t Memory(FiddlerDevice* device, FiddlerMemory* memory) {
-  return Call(device, [&] {
+  return Call([&] {
     RequirePointer(memory, "memory");
     *memory = device->memory.usage();
   });

@@ -16,6 +16,7 @@ std::byte* PinnedMemory::Allocate(uint64_t bytes) {
   range.owned.reset(static_cast<std::byte*>(::operator new(size, kAlignment)));
   std::byte* const data = range.owned.get();
   std::memset(data, kPoison, size);
+  const std::scoped_lock lock(mutex_);
   ranges_.emplace(reinterpret_cast<uintptr_t>(data), std::move(range));
   return data;
 }
@@ -25,6 +26,7 @@ void PinnedMemory::Release(const void* data) { Remove(data, true, "release_pinne
 void PinnedMemory::Pin(const void* data, uint64_t bytes) {
   const auto begin = reinterpret_cast<uintptr_t>(data);
   if (bytes == 0 || data == nullptr) throw Error("pin: no bytes");
+  const std::scoped_lock lock(mutex_);
   if (Overlaps(begin, bytes))
     throw Error("pin: {} bytes at {:#x} overlap what is pinned already", bytes, begin);
   ranges_.emplace(begin, Range{.bytes = bytes, .owned = nullptr});
@@ -35,6 +37,7 @@ void PinnedMemory::Unpin(const void* data) { Remove(data, false, "unpin"); }
 void PinnedMemory::RequireFlag(const uint32_t* flag, std::string_view what) const {
   const auto begin = reinterpret_cast<uintptr_t>(flag);
   if (begin % alignof(uint32_t) != 0) throw Error("{}: a flag at {:#x} is not aligned", what, begin);
+  const std::scoped_lock lock(mutex_);
   const auto after = ranges_.upper_bound(begin);
   if (after != ranges_.begin()) {
     const auto& [first, range] = *std::prev(after);
@@ -44,6 +47,7 @@ void PinnedMemory::RequireFlag(const uint32_t* flag, std::string_view what) cons
 }
 
 void PinnedMemory::Remove(const void* data, bool owned, std::string_view call) {
+  const std::scoped_lock lock(mutex_);
   const auto found = ranges_.find(reinterpret_cast<uintptr_t>(data));
   if (found == ranges_.end() || (found->second.owned != nullptr) != owned) {
     throw Error("{}: {:#x} is not what was {}", call, reinterpret_cast<uintptr_t>(data),

@@ -1,13 +1,14 @@
 // Which host memory the emulated device was told of: what it allocated itself and what the host pinned. Flags
 // may lie only there.
 //
-// One thread at a time.
+// Any number of threads: one may pin while another looks up its flags.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <new>
 #include <string_view>
 
@@ -38,6 +39,7 @@ class PinnedMemory {
   void Remove(const void* data, bool owned, std::string_view call);
   bool Overlaps(uintptr_t begin, uint64_t bytes) const;
 
+  mutable std::mutex mutex_;           // guards what follows
   std::map<uintptr_t, Range> ranges_;  // by first address
 };
 

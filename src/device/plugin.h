@@ -14,8 +14,8 @@
  * experts/slice.h), keys and values too (kernels/kv_view.h). Addresses need an alignment of 256 bytes where
  * they are matrices, of 64 where they are slices or caches, of 4 otherwise.
  *
- * Threads. One thread at a time; but `pin` may be called by a second one meanwhile, so that memory is pinned in
- * the background, part by part, while the device is at work.
+ * Threads. One thread at a time; but `pin` may be called by a second one meanwhile, so that memory is pinned
+ * in the background, part by part, while the device is at work.
  */
 #pragma once
 
@@ -249,9 +249,9 @@ typedef struct FiddlerOpenOptions {
   int32_t padding;
 } FiddlerOpenOptions;
 
-/* The one function that such a library exports, as FIDDLER_OPEN_DEVICE. 0: done. FIDDLER_NO_DEVICE: this machine
- * has none ("no driver", "no device"). Anything else: there is one that cannot be used ("driver too old: ..").
- * `error`, of error_bytes, says why in one line. */
+/* The one function that such a library exports, as FIDDLER_OPEN_DEVICE. 0: done. FIDDLER_NO_DEVICE: this
+ * machine has none ("no driver", "no device"). Anything else: there is one that cannot be used ("driver too
+ * old: .."). `error`, of error_bytes, says why in one line. */
 #define FIDDLER_NO_DEVICE 1
 typedef int32_t (*FiddlerOpenDevice)(uint32_t abi_version, const FiddlerOpenOptions* options,
                                      const FiddlerDeviceApi** api, FiddlerDevice** device, char* error,

@@ -33,13 +33,12 @@ uint64_t EngineBytes(const Model& model, const PackFormat& format, const CpuKern
   return bytes;
 }
 
-uint64_t EmulatedEngineBytes(const Model& model, const PackFormat& format, const CpuKernels& kernels,
-                             ThreadPool& pool, const ForwardLimits& limits, uint64_t device_memory_bytes) {
+uint64_t DeviceEngineBytes(const Model& model, const PackFormat& format, const CpuKernels& kernels,
+                           ThreadPool& pool, const ForwardLimits& limits, const DeviceBudget& device) {
   const MemoryNeeds needs = DeviceMemoryNeeds(WithoutWeights(model, format), kernels, pool, limits);
-  const MemoryPlan plan =
-      PlanMemory(needs, {.gpu_memory_bytes = device_memory_bytes, .ram_bytes = UINT64_MAX});
+  const MemoryPlan plan = PlanMemory(needs, {.gpu_memory_bytes = device.bytes, .ram_bytes = UINT64_MAX});
   if (!plan.fits) throw Error("{}", plan.reason);
-  return plan.vram_peak_bytes + needs.host_workspace_bytes;
+  return needs.host_workspace_bytes + (device.is_host_memory ? plan.vram_peak_bytes : 0);
 }
 
 HostPlan PlanHost(const Model& model, const PackFormat& format, uint64_t engine_bytes, uint64_t budget) {

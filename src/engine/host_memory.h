@@ -17,10 +17,16 @@ PackedModel WithoutWeights(const Model& model, const PackFormat& format);
 uint64_t EngineBytes(const Model& model, const PackFormat& format, const CpuKernels& kernels,
                      ThreadPool& pool, std::span<const ForwardLimits> limits);
 
-// The same with an emulated device of so much memory, which is host memory too: what is taken of it, and the
-// buffers of both sides. Throws Error if the model does not fit on the device.
-uint64_t EmulatedEngineBytes(const Model& model, const PackFormat& format, const CpuKernels& kernels,
-                             ThreadPool& pool, const ForwardLimits& limits, uint64_t device_memory_bytes);
+// What of a device beside the CPU may be used.
+struct DeviceBudget {
+  uint64_t bytes = 0;           // none: there is no device
+  bool is_host_memory = false;  // the device is emulated
+};
+
+// Host memory that forward passes with such a device take: the buffers of the host's side, and of an emulated
+// device also what is used of its memory. Throws Error if the model does not fit on the device.
+uint64_t DeviceEngineBytes(const Model& model, const PackFormat& format, const CpuKernels& kernels,
+                           ThreadPool& pool, const ForwardLimits& limits, const DeviceBudget& device);
 
 // What the process has now, and what nobody counts: the rest of its code, buffers of the threads that read
 // and pack, the last huge page of every buffer, what the allocator keeps.
