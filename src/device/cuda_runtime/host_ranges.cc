@@ -75,7 +75,6 @@ std::vector<const void*> HostRanges::All(Owner owner) const {
 
 uint64_t HostRanges::BytesToBorder(const void* data, uint64_t bytes) const {
   const auto address = reinterpret_cast<uintptr_t>(data);
-  const std::scoped_lock lock(mutex_);
   const auto next = pieces_.upper_bound(address);
   if (next != pieces_.begin()) {
     const auto& [begin, piece] = *std::prev(next);

@@ -39,9 +39,19 @@ class HostRanges {
   // What was added by this owner and is still here.
   std::vector<const void*> All(Owner owner) const;
 
-  // How many of the bytes lie before the next border of a piece. A copy must not cross one: it would touch
-  // two registrations.
-  uint64_t BytesToBorder(const void* data, uint64_t bytes) const;
+  // Calls copy(offset, bytes) for the parts of these bytes between borders of pieces: a copy that crosses one
+  // would touch two registrations, which CUDA refuses. No memory is added meanwhile, so a border that comes
+  // into being later finds the copy queued.
+  template <typename Copy>
+  void CopyInParts(const void* data, uint64_t bytes, const Copy& copy) const {
+    const std::scoped_lock lock(mutex_);
+    const auto* const begin = static_cast<const char*>(data);
+    for (uint64_t offset = 0; offset < bytes;) {
+      const uint64_t part = BytesToBorder(begin + offset, bytes - offset);
+      copy(offset, part);
+      offset += part;
+    }
+  }
 
   // Where the GPU reaches these bytes; nothing: they are not pinned, or not all in one piece.
   std::optional<uint64_t> DeviceAddress(const void* data, uint64_t bytes) const;
@@ -57,7 +67,9 @@ class HostRanges {
     Owner owner = Owner::kHost;
   };
 
+  // Both with the mutex held.
   bool Overlaps(uintptr_t begin, uintptr_t end) const;
+  uint64_t BytesToBorder(const void* data, uint64_t bytes) const;
 
   mutable std::mutex mutex_;           // guards what follows
   std::map<uintptr_t, State> pieces_;  // by first address

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <stdexcept>
 #include <thread>
+#include <vector>
 
 namespace fiddler::cuda {
 namespace {
@@ -16,6 +17,19 @@ constexpr uintptr_t kPage = HostRanges::kPageBytes;
 
 // Nobody looks at what is there.
 const void* At(uintptr_t address) { return reinterpret_cast<const void*>(address); }
+
+// Sizes of the parts of a copy, which lie one behind the other.
+std::vector<uint64_t> Parts(const HostRanges& ranges, uintptr_t address, uint64_t bytes) {
+  std::vector<uint64_t> parts;
+  uint64_t next = 0;
+  ranges.CopyInParts(At(address), bytes, [&](uint64_t offset, uint64_t part) {
+    EXPECT_EQ(offset, next);
+    next += part;
+    parts.push_back(part);
+  });
+  EXPECT_EQ(next, bytes);
+  return parts;
+}
 
 TEST(HostRangesTest, PinnedMemoryIsCutAtMultiplesOfAPiece) {
   HostRanges ranges;
@@ -60,19 +74,22 @@ TEST(HostRangesTest, WhoAddedItTakesItAway) {
   EXPECT_THROW(ranges.Find(At(2 * kPage), Owner::kHost, "unpin"), std::runtime_error);
   ranges.Remove(At(kPage));
   EXPECT_THROW(ranges.Find(At(kPage), Owner::kHost, "unpin"), std::runtime_error);
-  EXPECT_EQ(ranges.BytesToBorder(At(0), 3 * kPage), 3 * kPage);
+  EXPECT_EQ(Parts(ranges, 0, 3 * kPage), std::vector<uint64_t>{3 * kPage});
   EXPECT_NO_THROW(ranges.Add(At(kPage), kPage, Owner::kHost, "pin"));
 }
 
 TEST(HostRangesTest, CopiesStopAtBorders) {
   HostRanges ranges;
   ranges.Add(At(kPiece - kPage), 2 * kPage, Owner::kHost, "pin");
-  EXPECT_EQ(ranges.BytesToBorder(At(kPage), 10), 10u);
-  EXPECT_EQ(ranges.BytesToBorder(At(kPiece - kPage - 1), 10), 1u) << "where it begins";
-  EXPECT_EQ(ranges.BytesToBorder(At(kPiece - kPage), 10 * kPage), kPage) << "where the next piece begins";
-  EXPECT_EQ(ranges.BytesToBorder(At(kPiece - 1), 10), 1u);
-  EXPECT_EQ(ranges.BytesToBorder(At(kPiece), 10 * kPage), kPage) << "where it ends";
-  EXPECT_EQ(ranges.BytesToBorder(At(kPiece + kPage), 10 * kPage), 10 * kPage);
+  using Sizes = std::vector<uint64_t>;
+  EXPECT_EQ(Parts(ranges, kPage, 10), Sizes{10});
+  EXPECT_EQ(Parts(ranges, kPage, 0), Sizes{});
+  EXPECT_EQ(Parts(ranges, kPiece - kPage - 1, 10), (Sizes{1, 9})) << "where it begins";
+  EXPECT_EQ(Parts(ranges, kPiece - kPage, kPage), Sizes{kPage});
+  EXPECT_EQ(Parts(ranges, kPiece - 1, 10), (Sizes{1, 9})) << "where the next piece begins";
+  EXPECT_EQ(Parts(ranges, kPiece, 3 * kPage), (Sizes{kPage, 2 * kPage})) << "where it ends";
+  EXPECT_EQ(Parts(ranges, kPiece - 2 * kPage, 4 * kPage), (Sizes{kPage, kPage, kPage, kPage}));
+  EXPECT_EQ(Parts(ranges, kPiece + kPage, 10 * kPage), Sizes{10 * kPage});
 }
 
 TEST(HostRangesTest, OnlyWhatIsPinnedHasADeviceAddress) {
@@ -109,8 +126,8 @@ TEST(HostRangesTest, AnotherThreadLooksMeanwhile) {
   uint64_t looks = 0;
   while (!done || looks == 0) {
     ASSERT_EQ(ranges.DeviceAddress(At(kPage), 4), kPage);
-    const uint64_t bytes = ranges.BytesToBorder(At(kPiece), 4 * kPage);
-    ASSERT_TRUE(bytes == kPage || bytes == 4 * kPage) << bytes;
+    const uint64_t first = Parts(ranges, kPiece, 4 * kPage).front();
+    ASSERT_TRUE(first == kPage || first == 4 * kPage) << first;
     ++looks;
   }
   pinning.join();

@@ -154,22 +154,18 @@ FiddlerDevice::FiddlerDevice(const FiddlerOpenOptions& options)
 
 void FiddlerDevice::CopyIn(FiddlerStream stream, FiddlerAddress to, const void* from, uint64_t bytes) {
   const cudaStream_t on = streams.At(stream);
-  std::byte* target = memory.Require(to, bytes, "copy_in: to");
-  const auto* source = static_cast<const std::byte*>(from);
-  while (bytes > 0) {
-    const uint64_t part = host.ranges().BytesToBorder(source, bytes);
-    Check(cudaMemcpyAsync(target, source, part, cudaMemcpyHostToDevice, on), "copy_in");
-    source += part;
-    target += part;
-    bytes -= part;
-  }
+  std::byte* const target = memory.Require(to, bytes, "copy_in: to");
+  const auto* const source = static_cast<const std::byte*>(from);
+  host.ranges().CopyInParts(from, bytes, [&](uint64_t offset, uint64_t part) {
+    Check(cudaMemcpyAsync(target + offset, source + offset, part, cudaMemcpyHostToDevice, on), "copy_in");
+  });
 }
 
 void FiddlerDevice::CopyOut(FiddlerStream stream, void* to, FiddlerAddress from, uint64_t bytes) {
   using fiddler::cuda::IsWord;
   const cudaStream_t on = streams.At(stream);
-  const std::byte* source = memory.Require(from, bytes, "copy_out: from");
-  auto* target = static_cast<std::byte*>(to);
+  const std::byte* const source = memory.Require(from, bytes, "copy_out: from");
+  auto* const target = static_cast<std::byte*>(to);
   if (bytes > 0 && bytes <= fiddler::cuda::kSmallCopyBytes && IsWord(bytes) && IsWord(from) &&
       IsWord(reinterpret_cast<uintptr_t>(to))) {
     if (const std::optional<uint64_t> mapped = host.ranges().DeviceAddress(to, bytes)) {
@@ -178,13 +174,9 @@ void FiddlerDevice::CopyOut(FiddlerStream stream, void* to, FiddlerAddress from,
                                            static_cast<uint32_t>(bytes / sizeof(uint32_t)));
     }
   }
-  while (bytes > 0) {
-    const uint64_t part = host.ranges().BytesToBorder(target, bytes);
-    Check(cudaMemcpyAsync(target, source, part, cudaMemcpyDeviceToHost, on), "copy_out");
-    source += part;
-    target += part;
-    bytes -= part;
-  }
+  host.ranges().CopyInParts(to, bytes, [&](uint64_t offset, uint64_t part) {
+    Check(cudaMemcpyAsync(target + offset, source + offset, part, cudaMemcpyDeviceToHost, on), "copy_out");
+  });
 }
 
 void FiddlerDevice::Drain(const char* call, double seconds, bool set_awaited) {

@@ -83,14 +83,18 @@ TEST(UploadRingTest, AgainstEveryByte) {
     for (int i = 0; i < arrays; ++i) {
       const size_t bytes = static_cast<size_t>(rng.NextUnit() * (kBytes / 4)) + 1;
       std::optional<size_t> place;
-      while (!(place = ring.Take(bytes))) ASSERT_NO_FATAL_FAILURE(retire());
+      while (!(place = ring.Take(bytes))) {
+        ASSERT_NO_FATAL_FAILURE(retire());
+      }
       ASSERT_EQ(*place % UploadRing::kAlignment, 0u);
       for (size_t byte = *place; byte < *place + bytes; ++byte) {
         ASSERT_EQ(owner.at(byte), 0) << "operation " << operation;
         owner[byte] = operation;
       }
     }
-    if (ring.MarksFull()) ASSERT_NO_FATAL_FAILURE(retire());
+    if (ring.MarksFull()) {
+      ASSERT_NO_FATAL_FAILURE(retire());
+    }
     const std::optional<int> mark = ring.Mark();
     ASSERT_EQ(mark.has_value(), arrays > 0);
     if (!mark) continue;
