@@ -4,6 +4,9 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
+#include <string>
+#include <thread>
+#include <vector>
 
 #include "base/error_testing.h"
 #include "device/emulated_testing.h"
@@ -99,6 +102,27 @@ TEST(DeviceMemoryTest, ReleaseWaits) {
     EXPECT_EQ(target, source);
     device->Synchronize(device.stream());
   }
+}
+
+// As an engine may, with what it loads in the background.
+TEST(DeviceMemoryTest, AnotherThreadPinsMeanwhile) {
+  constexpr size_t kParts = 200;
+  TestDevice device(Mode::kThreaded);
+  std::vector<std::byte> arena(kParts * 16);
+  const PinnedBuffer flags = testing::Flags(*device, 1);
+  std::string text;
+  std::thread pinning([&] {
+    for (size_t part = 0; part < kParts; ++part) device->Pin({arena.data() + part * 16, 16});
+    text = ErrorOf([&] { device->Pin({arena.data() + 8, 1}); });
+  });
+  for (int i = 0; i < 200; ++i) {
+    device->Post(device.stream(), flags.as<uint32_t>());
+    device->WaitFlag(flags.as<uint32_t>(), 10, "post");
+    EXPECT_EQ(ErrorOf([&] { device->Synchronize(99); }), "emulated GPU: no stream 99")
+        << "a text of the other thread";
+  }
+  pinning.join();
+  EXPECT_TRUE(Says(text, {"overlap"}));
 }
 
 TEST(DeviceMemoryTest, PinnedMemory) {
