@@ -72,9 +72,9 @@ class OnAPlayedGpu(CudaTestCase):
             self.assertEqual(result["token_ids"], expected)
             self.assertIn("Fake GPU: 1.0 GiB of 1.0 GiB are used", run.err)
             self.assertGreater(result["expert_slices"]["hit_rate"], 0.9, "there is room for all")
-        run = self.fiddler(*RUN, "--device", "cuda", "--gpu-memory", "10MiB", "--policy", "expert-cache")
+        run = self.fiddler(*RUN, "--device", "cuda", "--gpu-memory", "20MiB", "--policy", "expert-cache")
         self.assertEqual(run.json()["token_ids"], expected)
-        self.assertIn("Fake GPU: 10.0 MiB of 1.0 GiB are used", run.err)
+        self.assertIn("Fake GPU: 20.0 MiB of 1.0 GiB are used", run.err)
         self.assertGreater(run.json()["expert_slices"]["fetched"], 0)
 
     def test_it_is_no_host_memory(self) -> None:

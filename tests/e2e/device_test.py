@@ -39,7 +39,7 @@ class Policies(TestCase):
 
     def test_with_experts_on_disk_too(self) -> None:
         expected = self.succeed(*RUN).json()
-        device = ("--device", "emulated", "--gpu-memory", "12MiB", "--packed-file", self.folder() / "experts.packed")
+        device = ("--device", "emulated", "--gpu-memory", "20MiB", "--packed-file", self.folder() / "experts.packed")
         error = self.refuse(*RUN, *device, "--ram", "40MiB", mentions=("--ram", "expected at least"))
         enough = int(error.split("at least ")[1].split("MiB")[0])
         for policy in ("balanced", "stream", "static-layers"):
