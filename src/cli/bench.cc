@@ -19,7 +19,6 @@
 #include "cli/output.h"
 #include "cli/session.h"
 #include "cli/terminal.h"
-#include "device/emulated.h"
 #include "engine/engine.h"
 #include "engine/expert_timer.h"
 
@@ -263,9 +262,8 @@ Samples Measure(const BenchOptions& options, Session& session, double flops_per_
   return samples;
 }
 
-// One line of JSON for each scenario, as soon as it is done.
-void BenchDevice(const BenchOptions& options) {
-  options.device.Check();
+// One line of JSON for each scenario, as soon as it is done. False: there is no device.
+bool BenchDevice(const BenchOptions& options) {
   const DeviceScenario one = {.policy = options.device.policy.empty() ? "balanced" : options.device.policy,
                               .prompt_tokens = options.prompt_tokens,
                               .generated_tokens = options.generated_tokens,
@@ -273,6 +271,8 @@ void BenchDevice(const BenchOptions& options) {
   const std::vector<DeviceScenario> scenarios =
       options.scenarios.empty() ? std::vector{one} : ReadScenarios(options.scenarios, one);
   Session session(options.model);
+  DeviceSession device(options.device, session);
+  if (device.device() == nullptr) return false;
   for (const DeviceScenario& scenario : scenarios) {
     if (scenario.positions() <= session.spec().max_positions) continue;
     throw Error("{}: expected at most {} positions a sequence (max_position_embeddings), got {}",
@@ -280,11 +280,11 @@ void BenchDevice(const BenchOptions& options) {
                 session.spec().max_positions, scenario.positions());
   }
   const ForwardLimits limits = LimitsOf(LargestEngine(scenarios, session.arithmetic()));
-  session.Load({&limits, 1}, options.device.EmulatedBytes());
-  const DeviceSession device(options.device, session);
+  session.Load({&limits, 1}, device.budget());
+  device.SetUp();
   for (const DeviceScenario& scenario : scenarios) {
     OrderedJson result = {{"model", session.config().name},
-                          {"device", device.setup()->device->name()},
+                          {"device", device.device()->name()},
                           {"isa", session.kernels().isa},
                           {"threads", session.pool().num_threads()}};
     result.update(BenchScenario(scenario, options.repetitions, device, session));
@@ -294,6 +294,7 @@ void BenchDevice(const BenchOptions& options) {
       WriteOutput(ScenarioText(result));
     }
   }
+  return true;
 }
 
 void BenchDeviceKernels(const BenchOptions& options) {
@@ -303,8 +304,10 @@ void BenchDeviceKernels(const BenchOptions& options) {
   const WeightFormat format = session.quantization() == Quantization::kInt8   ? WeightFormat::kInt8
                               : session.quantization() == Quantization::kInt4 ? WeightFormat::kInt4
                                                                               : WeightFormat::kBF16;
-  const std::unique_ptr<Device> device = OpenEmulatedDevice(
-      {.memory_bytes = options.device.EmulatedBytes(), .pool = &session.pool()}, session.kernels());
+  const DeviceSession opened(options.device, session);
+  Device* const device = opened.device();
+  if (device == nullptr)
+    throw Error("--kernels: expected a device, got none with --device {}", options.device.device);
   OrderedJson result = {
       {"model", session.config().name}, {"device", device->name()}, {"format", FormatName(format)}};
   result.update(BenchKernels(session.spec(), format, options.prompt_tokens, *device, session.kernels(),
@@ -436,7 +439,9 @@ void RegisterBench(CLI::App& app) {
   verb.add_flag("--json", options->json, "print one JSON object");
   verb.callback([options] {
     if (options->kernels) return BenchDeviceKernels(*options);
-    if (options->device.EmulatedBytes() > 0) return BenchDevice(*options);
+    const bool is_engine = !options->model.model.empty() && !options->experts;
+    if (is_engine) options->device.Check();
+    if (is_engine && options->device.device != "cpu" && BenchDevice(*options)) return;
     if (!options->scenarios.empty()) throw CLI::ValidationError("--scenarios: needs a --device");
     if (!options->model.model.empty()) return options->experts ? BenchExperts(*options) : Bench(*options);
     if (!options->limits || options->experts) throw CLI::RequiredError("MODEL");

@@ -167,8 +167,8 @@ DeviceBudget DeviceSession::budget() const {
   return {.bytes = setup_.memory_bytes, .is_host_memory = options_.device == "emulated"};
 }
 
-const DeviceSetup* DeviceSession::SetUp() {
-  if (!device_) return nullptr;
+void DeviceSession::SetUp() {
+  if (!device_) return;
   const std::string name = options_.policy.empty() ? "balanced" : options_.policy;
   setup_.device = device_.get();
   setup_.make_policy = [name](const PolicyGeometry& geometry, const CostModel& cost) {
@@ -176,7 +176,6 @@ const DeviceSetup* DeviceSession::SetUp() {
   };
   setup_.cost = ChooseCost(options_, session_, *device_);
   setup_.popularity = ChoosePopularity(options_, session_);
-  return &setup_;
 }
 
 OrderedJson DescribeTraffic(const ExpertTraffic& traffic) {

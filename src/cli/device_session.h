@@ -32,10 +32,13 @@ class DeviceSession {
   // Opens the device, if there is one to use; after Check(). Both must outlive this object. Throws Error.
   DeviceSession(const DeviceOptions& options, Session& session);
 
-  // For session.Load().
-  DeviceBudget budget() const;
-  // After session.Load(). For an engine; null: there is no device. Throws Error.
-  const DeviceSetup* SetUp();
+  Device* device() const { return device_.get(); }  // null: there is none
+  DeviceBudget budget() const;                      // for session.Load()
+
+  // After session.Load(): finds out costs and popularity. Throws Error.
+  void SetUp();
+  // After that, for an engine; null: there is no device.
+  const DeviceSetup* setup() const { return device_ ? &setup_ : nullptr; }
 
  private:
   const DeviceOptions& options_;

@@ -160,12 +160,13 @@ void Eval(const EvalOptions& options) {
   if (options.compare) limits.push_back(WindowRunner::LimitsFor(Arithmetic::kExact, context));
   DeviceSession device(options.device, session);
   session.Load(limits, device.budget());
+  device.SetUp();
   PackedModel stored;  // only where it is not the session's model
   if (options.compare && quantized) stored = session.LoadAs(Quantization::kNone);
   const PackedModel* reference = !options.compare ? nullptr : quantized ? &stored : &session.model();
 
   Evaluator evaluator(session.model(), session.arithmetic(), reference, session.kernels(), session.pool(),
-                      context, device.SetUp());
+                      context, device.setup());
   Scores scores;
   TerminalProgress progress(TerminalProgress::Unit::kTokens);
   progress.Start("evaluating", tokens.size());

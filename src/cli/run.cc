@@ -142,7 +142,8 @@ void Run(const RunOptions& options) {
   const ForwardLimits limits = LimitsOf(engine_options);
   DeviceSession device(options.device, session);
   session.Load({&limits, 1}, device.budget());
-  engine_options.device = device.SetUp();
+  device.SetUp();
+  engine_options.device = device.setup();
   if (!options.json && isatty(STDOUT_FILENO) == 1) WriteOutput(prompt.text);
   const Generation result = Generate(options, session, prompt, engine_options);
   if (options.json) {

@@ -194,7 +194,7 @@ typedef struct FiddlerDeviceApi {
   /* Host memory that copies reach at full speed and that flags may lie in. Contents: anything. */
   int32_t (*allocate_pinned)(FiddlerDevice*, uint64_t bytes, void** data);
   int32_t (*release_pinned)(FiddlerDevice*, void* data);
-  /* The same for memory that is there already, such as the weights. */
+  /* The same for memory that is there already, such as the weights. If it fails, a part may stay pinned. */
   int32_t (*pin)(FiddlerDevice*, const void* data, uint64_t bytes);
   int32_t (*unpin)(FiddlerDevice*, const void* data);
 

@@ -32,7 +32,10 @@ int CountDevices() {
 }  // namespace
 
 Properties EnterDevice(int ordinal) {
-  setenv("CUDA_MODULE_LOADING", "EAGER", /*overwrite=*/0);  // read when the context is made
+  // Both are read when the context is made. The connections: streams that share one wait for each other, so
+  // one that waits for the host could hold up another; there are 8 unless one says otherwise, and at most 32.
+  setenv("CUDA_MODULE_LOADING", "EAGER", /*overwrite=*/0);
+  setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", /*overwrite=*/0);
   const int count = CountDevices();
   if (ordinal < 0 || ordinal >= count)
     Fail("no device: expected one from 0 to %d, got %d", count - 1, ordinal);

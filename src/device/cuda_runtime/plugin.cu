@@ -245,18 +245,38 @@ class QueueingContext final : public OpContext {
   const bool capturing_;
 };
 
+// operation(OpContext&)
+template <typename Operation>
+void QueueOperation(FiddlerDevice& device, FiddlerStream stream, const Operation& operation) {
+  QueueingContext context(device, stream);
+  try {
+    operation(context);
+  } catch (...) {
+    device.uploads.Mark(context.stream);  // what it brought may be on its way
+    throw;
+  }
+  device.uploads.Mark(context.stream);
+}
+
 template <typename Args, void (*kOperation)(OpContext&, const Args&)>
 int32_t Operate(FiddlerDevice* device, FiddlerStream stream, const Args* args) {
   return CallIfAlive(device, [&] {
     RequirePointer(args, "arguments");
-    QueueingContext context(*device, stream);
-    try {
-      kOperation(context, *args);
-    } catch (...) {
-      device->uploads.Mark(context.stream);  // what it brought may be on its way
-      throw;
-    }
-    device->uploads.Mark(context.stream);
+    QueueOperation(*device, stream, [&](OpContext& context) { kOperation(context, *args); });
+  });
+}
+
+int32_t QueueReadProbe(FiddlerDevice* device, FiddlerStream stream, FiddlerAddress data, uint64_t bytes) {
+  return CallIfAlive(device, [&] {
+    device->memory.Require(data, bytes, "read_probe: data");
+    QueueOperation(*device, stream, [&](OpContext& context) { ReadProbe(context, data, bytes); });
+  });
+}
+
+int32_t QueueProductProbe(FiddlerDevice* device, FiddlerStream stream, int64_t rounds, double* operations) {
+  return CallIfAlive(device, [&] {
+    RequirePointer(operations, "product_probe");
+    QueueOperation(*device, stream, [&](OpContext& context) { *operations = ProductProbe(context, rounds); });
   });
 }
 
@@ -298,6 +318,8 @@ constexpr FiddlerDeviceApi kApi = {
     .sigmoid = Operate<FiddlerSigmoid, Sigmoid>,
     .route = Operate<FiddlerRoute, Route>,
     .ffn = Operate<FiddlerFfn, Ffn>,
+    .read_probe = QueueReadProbe,
+    .product_probe = QueueProductProbe,
 };
 
 constexpr int32_t kUnusable = FIDDLER_NO_DEVICE + 1;
