@@ -56,7 +56,7 @@ class Finished:
 
     def why(self) -> str:
         """One line for who reads the results."""
-        lines = [line.strip() for line in (self.err + "\n" + self.out).splitlines() if line.strip()]
+        lines = [line.strip() for line in (self.out + "\n" + self.err).splitlines() if line.strip()]
         said = next((line for line in lines if line.startswith("fiddler: ")), lines[-1] if lines else "no message")
         return f"killed after {self.seconds:.0f} s: {said[:300]}" if self.code is None else f"exit {self.code}: {said[:400]}"
 
@@ -101,7 +101,8 @@ class Session:
                 return Finished(127, "", f"cannot run {command[0]}: {error.strerror}", 0.0)
             passed_on = 0
             while process.poll() is None and time.monotonic() - started < limit_s:
-                time.sleep(POLL_S)
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(POLL_S)
                 passed_on = self._pass_on(out, passed_on, on_line)
             code = process.poll()
             if code is None:

@@ -64,8 +64,8 @@ def cuda_tests(session: Session) -> None:
     """The test programs that run on a real device. What of theirs needs files of the source tree fails elsewhere by name."""
     found = {name: bundle.locate(name, session.setting.bundle) for name in bundle.CUDA_TESTS}
     session.put("missing", [name for name, path in found.items() if path is None])
-    if session.setting.dry_run:
-        raise Skipped("dry run: these tests need a GPU")
+    # Without the word that there is a GPU they run what they can on the host.
+    env = {} if session.setting.dry_run else bundle.CUDA_TEST_ENV
     if not any(found.values()):
         raise Skipped(f"no {', '.join(found)} in the bundle or the build")
     failures = 0
@@ -73,7 +73,7 @@ def cuda_tests(session: Session) -> None:
         if path is None:
             continue
         report = session.work / f"{name}.json"
-        done = session.run([path, f"--gtest_output=json:{report}", "--gtest_brief=1"], **bundle.CUDA_TEST_ENV)
+        done = session.run([path, f"--gtest_output=json:{report}", "--gtest_brief=1"], **env)
         entry = {"name": name, "code": done.code, "seconds": done.seconds, **summary_of(report)}
         if done.code != 0:
             failures += 1
