@@ -136,6 +136,39 @@ class DryRun(InFolder):
         self.assertEqual(process.returncode, 2)
 
 
+class PlayedGpu(InFolder):
+    """The steps as on a machine with a GPU, where nvidia-smi and fiddler are played: nothing here is tiny."""
+
+    def test_all_steps(self):
+        smi = self.folder / "bin/nvidia-smi"
+        smi.parent.mkdir()
+        smi.write_text('#!/bin/sh\ncase "$*" in *name*) echo "NVIDIA H100 80GB HBM3";; *memory.total*) echo 81559;; *) exit 1;; esac\n')
+        smi.chmod(0o755)
+        test = self.folder / "bundle/cuda_test"
+        test.parent.mkdir()
+        test.write_text('#!/bin/sh\n[ "$FIDDLER_TEST_CUDA" = 1 ] || exit 3\n')
+        test.chmod(0o755)
+        command = [TRIAL, "--out", self.folder, "--fiddler", FAKE, "--bundle-folder", self.folder / "bundle",
+                   "--peers-python", self.folder / "no-python", "--minutes", "2"]  # fmt: skip
+        environment = os.environ | {"FAKE": "scenarios", "PATH": f"{smi.parent}:{os.environ['PATH']}"}
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=False)
+        (path,) = self.folder.glob("*-h100-80gb-hbm3-gpu.json")
+        content = read(path)
+        steps = {entry["name"]: entry for entry in content["steps"]}
+        states = {name: entry["status"] for name, entry in steps.items()}
+        skipped = {"published-policy", "kernels", "offload", "llama-bench"}
+        self.assertEqual(states, {step.name: "skipped" if step.name in skipped else "done" for step in STEPS}, done.stdout)
+        self.assertEqual(steps["environment"]["data"]["machine"]["gpu"]["memory.total"], "81559")
+        about = steps["mixtral"]["data"]["model"]
+        self.assertEqual((about["layers"], about["gpu_memory"], about["way"]), (32, "24.00GiB", "bench --scenarios"))
+        got = {(e["policy"], e["prompt"], e["for_gen"], e["batch"]) for e in steps["mixtral"]["data"]["scenarios"]}
+        self.assertLessEqual({("balanced", 128, 128, 1), ("stream", 32, 64, 1), ("balanced", 4096, 1, 1), ("fiddler", 32, 32, 16)}, got)
+        # A report of a trial that calibrated nothing still comes.
+        report = subprocess.run([REPOSITORY / "tools/gpu_report", path, "--out", self.folder / "report"], check=False)
+        self.assertEqual(report.returncode, 0)
+        self.assertIn("NVIDIA H100", (self.folder / "report/gpu.md").read_text())
+
+
 class Steps(InFolder):
     def run_steps(self, *steps, seconds=60.0):
         results = Results(self.folder / "results.json", False, {})
