@@ -69,9 +69,17 @@ class Model:
         self.ran = {"resident": 0, "fetched": 0, "cpu": 0}
 
     def pin(self, tensor: torch.Tensor) -> None:
-        if self.pinned:
-            status = torch.cuda.cudart().cudaHostRegister(tensor.data_ptr(), tensor.numel() * tensor.element_size(), 0)
-            self.pinned = int(status) == 0
+        """Where that is refused, copies are slower, and the peer says so."""
+        if not self.pinned:
+            return
+        runtime = torch.cuda.cudart()
+        try:
+            status = runtime.cudaHostRegister(tensor.data_ptr(), tensor.numel() * tensor.element_size(), 0)
+            self.pinned = status == runtime.cudaError.success
+            if not self.pinned:
+                torch.zeros(1, device=self.device)  # the next kernel would be blamed for that error
+        except (RuntimeError, AttributeError, TypeError):
+            self.pinned = False
 
     # --- where experts are, and what they cost
 
