@@ -76,6 +76,8 @@ class Tables(unittest.TestCase):
     def test_prompts_batches_peers(self):
         self.assertEqual(self.row("512"), ["512", "**1.50**", "", "", "2.00", "", ""])
         self.assertEqual(self.row("32 / 32 x 4")[1], f"**{128 / (1 + 31 * 0.25):.2f}**")
+        self.assertEqual(self.row("norm")[1:], ["12.3", ""])
+        self.assertEqual(self.row("attend")[1:], ["", "71.0"])
         self.assertEqual(self.row("a peer")[-1], f"{64 / (0.5 + 63 / 8) / 2:.1f}x")
 
     def test_what_is_wrong_or_missing_is_said(self):

@@ -20,7 +20,7 @@ REPOSITORY = HERE.parents[1]
 sys.path.insert(0, str(REPOSITORY / "tools"))
 
 from gpu import bundle, machine, scenarios  # noqa: E402
-from gpu.engine import POLICIES  # noqa: E402
+from gpu.engine import POLICIES, Setting  # noqa: E402
 from gpu.results import Results, ResultsError, read  # noqa: E402
 from gpu.runner import Failed, Finished, Runner, Session, Skipped, Step  # noqa: E402
 from gpu.steps import STEPS  # noqa: E402
@@ -160,7 +160,7 @@ class PlayedGpu(InFolder):
         self.assertEqual(states, {step.name: "skipped" if step.name in skipped else "done" for step in STEPS}, done.stdout)
         self.assertEqual(steps["environment"]["data"]["machine"]["gpu"]["memory.total"], "81559")
         about = steps["mixtral"]["data"]["model"]
-        self.assertEqual((about["layers"], about["gpu_memory"], about["way"]), (32, "24.00GiB", "bench --scenarios"))
+        self.assertEqual((about["layers"], about["gpu_memory"], about["way"]), (32, f"{24 << 20}KiB", "bench --scenarios"))
         got = {(e["policy"], e["prompt"], e["for_gen"], e["batch"]) for e in steps["mixtral"]["data"]["scenarios"]}
         self.assertLessEqual({("balanced", 128, 128, 1), ("stream", 32, 64, 1), ("balanced", 4096, 1, 1), ("fiddler", 32, 32, 16)}, got)
         # A report of a trial that calibrated nothing still comes.
@@ -244,9 +244,9 @@ class Cuts(InFolder):
     def test_choice(self):
         gib = 1 << 30
         everything = self.choose(128 * gib, 5e9)
-        self.assertEqual((everything["layers"], everything["gpu_memory_gib"], everything["why_cut"]), (32, 24, ""))
+        self.assertEqual((everything["layers"], everything["why_cut"]), (32, ""))
         small = self.choose(64 * gib, 5e9)
-        self.assertEqual((small["layers"], small["gpu_memory_gib"]), (16, 12))
+        self.assertEqual(small["layers"], 16)
         self.assertIn("do not fit", small["why_cut"])
         slow = self.choose(128 * gib, 0.5e9)
         self.assertEqual(slow["layers"], 12)
@@ -254,6 +254,18 @@ class Cuts(InFolder):
         self.assertEqual(self.choose(128 * gib, 5e9, in_one=False)["layers"], 4)
         with self.assertRaises(Skipped):
             self.choose(8 * gib, 5e9)
+
+    def test_memory_of_a_cut(self):
+        """A cut's experts find as much room on the GPU, in proportion, as the whole model's in 24 GiB."""
+        (self.folder / "fiddler.path").write_text(str(FIDDLER))
+        setting = Setting(dry_run=True, device="emulated", bundle=self.folder)
+        session = Session(setting, time.monotonic() + 60, self.folder, self.folder / "record")
+        cut = scenarios.write_cut(session, "mixtral-8x7b", 16)
+        memory = scenarios.gpu_memory(session, "mixtral-8x7b", {"layers": 16, "of_layers": 32}, cut)
+        simulate = [FIDDLER, "simulate", "--hardware", "h100-16vcpu", "--prompt", "8", "--gen", "2", "--json"]
+        resident = [json.loads(subprocess.run([*simulate, model, "--gpu-memory", size], capture_output=True, check=True).stdout)["resident_fraction"]
+                    for model, size in ((cut, memory), ("mixtral-8x7b", "24GiB"))]  # fmt: skip
+        self.assertAlmostEqual(resident[0], resident[1], delta=0.03)
 
 
 class Bundle(InFolder):

@@ -68,18 +68,21 @@ def inspect(session: Session, model: Path | str) -> dict:
     return json_of(session.run([fiddler_of(session), "inspect", model, "--json"], 60), f"inspect {model}")
 
 
-def memory_for_share(session: Session, model: Path | str, share: float, arguments: tuple = ()) -> str:
-    """--gpu-memory with room for this share of the experts, from the refusal of far too little."""
+def fixed_memory(session: Session, model: Path | str, arguments: tuple = ()) -> float:
+    """Bytes of the GPU's memory that are no slots for experts, from the refusal of far too little."""
     run = [fiddler_of(session), "run", model, "--device", session.setting.device, "--gpu-memory", "1MiB",
            "--prompt-ids", "5", "-n", "64", "--temp", "0", *arguments]  # fmt: skip
     refusal = session.run(run, 60)
     match = re.search(r"need (\d+(?:\.\d+)?) ([KMG]iB)", refusal.err)
     if refusal.code == 0 or not match:
         raise Failed(f"expected 1 MiB of GPU memory to be refused with what is needed, got {refusal.why()}")
-    unit = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}[match[2]]
-    fixed = (float(match[1]) + 0.05) * unit  # it was rounded
+    return (float(match[1]) + 0.05) * {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}[match[2]]  # it was rounded
+
+
+def memory_for_share(session: Session, model: Path | str, share: float, arguments: tuple = ()) -> str:
+    """--gpu-memory with room for this share of the experts."""
     experts = inspect(session, model)["packed_expert_bytes"]
-    return f"{int(fixed + share * experts) >> 10}KiB"
+    return f"{int(fixed_memory(session, model, arguments) + share * experts) >> 10}KiB"
 
 
 def config_of_cut(name: str, layers: int) -> dict:

@@ -186,6 +186,15 @@ def peers_section(content: dict) -> list[str]:
             *table(["what", "layers", "in / out", "TTFT s", "ms between tokens", "tokens/s", "`balanced` is times"], rows)]  # fmt: skip
 
 
+def kernels_section(content: dict) -> list[str]:
+    """Whatever figures `bench --kernels` gives, a row a kernel."""
+    kernels = data_of(content, "kernels").get("result", {}).get("kernels", [])
+    header = list(dict.fromkeys(key for kernel in kernels for key, value in kernel.items() if isinstance(value, (str, int, float))))
+    shown = lambda value: number(value, 1) if isinstance(value, float) else str(value)  # noqa: E731
+    rows = [[shown(kernel.get(key, "")) for key in header] for kernel in kernels]
+    return ["### Operations of the device", "", *table(header, rows)] if rows else []
+
+
 def gaps_section(content: dict) -> list[str]:
     gaps = [entry for entry in content["steps"] if entry["status"] != "done"]
     lost = sum("error" in scenario for entry in content["steps"] for scenario in entry["data"].get("scenarios", []))
@@ -200,7 +209,7 @@ def render(content: dict) -> str:
     lines += machine_section(content) + correctness_section(content) + limits_section(limits) + [f"![tokens/s under every policy]({CHART})", ""]
     for step, title in MODELS:
         lines += model_section(content, step, title, limits)
-    lines += targets_section(content) + peers_section(content) + gaps_section(content)
+    lines += targets_section(content) + peers_section(content) + kernels_section(content) + gaps_section(content)
     return "\n".join(lines).rstrip() + "\n"
 
 

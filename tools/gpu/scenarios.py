@@ -27,13 +27,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from gpu import machine
-from gpu.engine import DEMO, GIB, POLICIES, fiddler_of, geometries, inspect, json_of, knows, memory_for_share, require_device, write_cut
+from gpu.engine import (  # fmt: skip
+    DEMO, GIB, POLICIES, fiddler_of, fixed_memory, geometries, inspect, json_of, knows, memory_for_share, require_device, write_cut,
+)
 from gpu.peers import CUT_FILE
 from gpu.runner import Failed, Finished, Session, Skipped
 
 GPU_MEMORY_GIB = 24
 # These generate fewer tokens than asked for: a token of `stream` reads all experts through the link, 2 s for Mixtral.
 FEWER = {"expert-cache": 12, "stream": 4}
+CALIBRATED_FIRST = "mixtral-8x7b"  # by the step `calibrate`, which leaves this note
+CALIBRATED = "calibrated"
+CALIBRATE_SECONDS = 8  # of another geometry
+ASSUMED_HARDWARE = "h100-16vcpu"
 CUTS = (32, 24, 16, 12, 8, 6, 4, 2)
 ONE_PROCESS_EACH_CUT = 4  # layers, where every scenario loads the model again
 FILL_SHARE = 0.35  # of the step's time may go into making up weights
@@ -78,11 +84,24 @@ def dry_scenarios() -> list[Scenario]:
 
 
 def run_mixtral(session: Session) -> None:
-    run(session, "mixtral-8x7b", mixtral_scenarios())
+    run(session, CALIBRATED_FIRST, mixtral_scenarios())
 
 
 def run_qwen(session: Session) -> None:
     run(session, "qwen3-30b-a3b", qwen_scenarios())
+
+
+def hardware_options(session: Session, geometry: str) -> list[str]:
+    """What the policies count on: calibrated for this geometry's slices; where that fails, a machine like the one we expect."""
+    if session.setting.dry_run:
+        return []
+    command = [fiddler_of(session), "calibrate", geometry, "--device", session.setting.device, "--json"]
+    done = (session.work / CALIBRATED).exists() and geometry == CALIBRATED_FIRST
+    if not done:
+        calibration = session.run([*command, "--seconds", str(CALIBRATE_SECONDS)], 0.3 * session.left())
+        done = calibration.code == 0
+    session.put("counts_on", f"calibrated for {geometry}" if done else f"{ASSUMED_HARDWARE}: it could not be calibrated")
+    return [] if done else ["--hardware", ASSUMED_HARDWARE]
 
 
 def run(session: Session, geometry: str, scenarios: list[Scenario]) -> None:
@@ -97,12 +116,13 @@ def run(session: Session, geometry: str, scenarios: list[Scenario]) -> None:
     else:
         about = choose_cut(session, geometry, in_one)
         model, dummy = write_cut(session, geometry, about["layers"]), ["--dummy-weights", "1"]
-        memory = f"{about['gpu_memory_gib']:.2f}GiB"
+        memory = gpu_memory(session, geometry, about, model)
+        about["gpu_memory_gib"] = int(memory.removesuffix("KiB")) / 2**20
     session.put("model", about | {"gpu_memory": memory, "way": way} | sizes_of(inspect(session, model)))
     if geometry == "mixtral-8x7b" and not session.setting.dry_run:
         (session.work / CUT_FILE).write_text(json.dumps(about))
     session.put("beams", "the engine has no beam search yet: batch N stands for N beams, without their shared prompt")
-    base = [model, *dummy, "--device", session.setting.device, "--gpu-memory", memory]
+    base = [model, *dummy, "--device", session.setting.device, "--gpu-memory", memory, *hardware_options(session, geometry)]
     done = run_in_one(session, base, scenarios) if in_one else run_each(session, way, base, scenarios)
     if done < len(scenarios):
         session.put("left_out", [asdict(scenario) for scenario in scenarios[done:]])
@@ -139,8 +159,16 @@ def choose_cut(session: Session, geometry: str, in_one: bool) -> dict:
             break
     else:
         raise Skipped(f"not even {layers} layers: {reason}")
-    return {"geometry": geometry, "layers": layers, "of_layers": full, "fill_gbps": rate / 1e9, "why_cut": reason,
-            "gpu_memory_gib": max(2.0, GPU_MEMORY_GIB * layers / full)}  # fmt: skip
+    return {"geometry": geometry, "layers": layers, "of_layers": full, "fill_gbps": rate / 1e9, "why_cut": reason}
+
+
+def gpu_memory(session: Session, geometry: str, about: dict, model: Path) -> str:
+    """24 GiB; of a cut, what holds the share of its experts that 24 GiB hold of the whole model's."""
+    if about["layers"] == about["of_layers"]:
+        return f"{GPU_MEMORY_GIB << 20}KiB"
+    dummy, whole = ("--dummy-weights", "1"), write_cut(session, geometry, about["of_layers"])
+    room = GPU_MEMORY_GIB * GIB - fixed_memory(session, whole, dummy)
+    return memory_for_share(session, model, min(room / inspect(session, whole)["packed_expert_bytes"], 1.0), dummy)
 
 
 def fill_rate(session: Session, geometry: str) -> float:

@@ -133,17 +133,19 @@ def calibrate(session: Session) -> None:
     if session.setting.dry_run:
         arguments = ["demo", "--gpu-memory", "64MiB", "--seconds", "0.5"]
     else:
-        arguments = ["mixtral-8x7b", "--seconds", str(CALIBRATE_SECONDS)]
+        arguments = [scenarios.CALIBRATED_FIRST, "--seconds", str(CALIBRATE_SECONDS)]
     command = [fiddler_of(session), "calibrate", *arguments, "--device", session.setting.device, "--json"]
     session.put("calibration", json_of(session.run(command), "calibrate"))
+    (session.work / scenarios.CALIBRATED).touch()
 
 
 def kernels(session: Session) -> None:
-    """Micro-benchmarks of the device's operations."""
+    """Micro-benchmarks of the device's operations: {"kernels": [{"name", "shape", "us", ...}, ...]}, figures of a kernel
+    beside its share of a limit."""
     if not knows(session, "bench", "--kernels"):
         raise Skipped("this fiddler's bench knows no --kernels")
     command = [fiddler_of(session), "bench", "--kernels", "--device", session.setting.device, "--json"]
-    session.put("kernels", json_of(session.run(command), "bench --kernels"))
+    session.put("result", json_of(session.run(command), "bench --kernels"))
 
 
 STEPS = (
