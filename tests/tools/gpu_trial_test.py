@@ -156,8 +156,10 @@ class PlayedGpu(InFolder):
         content = read(path)
         steps = {entry["name"]: entry for entry in content["steps"]}
         states = {name: entry["status"] for name, entry in steps.items()}
+        states.pop("sanitizer")  # there may be one here
         skipped = {"published-policy", "kernels", "offload", "llama-bench"}
-        self.assertEqual(states, {step.name: "skipped" if step.name in skipped else "done" for step in STEPS}, done.stdout)
+        expected = {step.name: "skipped" if step.name in skipped else "done" for step in STEPS if step.name != "sanitizer"}
+        self.assertEqual(states, expected, done.stdout)
         self.assertEqual(steps["environment"]["data"]["machine"]["gpu"]["memory.total"], "81559")
         about = steps["mixtral"]["data"]["model"]
         self.assertEqual((about["layers"], about["gpu_memory"], about["way"]), (32, f"{24 << 20}KiB", "bench --scenarios"))

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sysconfig
 import time
+from contextlib import suppress
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -29,7 +30,7 @@ BUILD_TARGETS = ("fiddler", "fiddler_cuda", *CUDA_TESTS)
 
 MANIFEST = "bundle.json"
 BUNDLE_LIMIT = 60 << 20
-JOURNEY_LIMIT = 64 << 20  # the working tree and all it carries (/work/.library/device/README.md)
+JOURNEY_LIMIT = 64 << 20  # what a lent machine takes: the working tree and all that goes with it
 # Part of every Ubuntu, or of the driver.
 LEFT_BEHIND = re.compile(
     r"(ld-linux.*|linux-vdso|libc|libm|libdl|librt|libpthread|libresolv|libstdc\+\+|libgcc_s|libcuda|libnvidia.*)\.so.*"
@@ -158,7 +159,8 @@ def runs(program: Path, env: dict[str, str]) -> bool:
 def locate(name: str, bundle: Path) -> Path | None:
     """A program on this machine: in the bundle, else in a build."""
     if (path := bundle / name).is_file():
-        if not os.access(path, os.X_OK):
-            path.chmod(0o755)
+        if not os.access(path, os.X_OK):  # lost on the way
+            with suppress(OSError):
+                path.chmod(0o755)
         return path
     return find_built(name, [REPOSITORY / build for build in BUILDS])

@@ -10,8 +10,8 @@ from gpu.runner import Failed, Session, Skipped
 
 PEERS = REPOSITORY / "tools/gpu_peers"
 IMPORT_LIMIT_S = 60
-# Kind to the peers: glibc takes what malloc gets from the system as huge pages.
-HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+# Kind to the peers: glibc takes what malloc gets from the system as huge pages. They find their own libraries, not ours.
+PEER_ENV = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", "LD_LIBRARY_PATH": os.environ.get("LD_LIBRARY_PATH", "")}
 CUT_FILE = "mixtral.cut"  # what the step `mixtral` measured, so that peers take the same
 CELLS = "32/64,128/128"
 DRY = ("--geometry", "tiny-mixtral", "--device", "cpu", "--cells", "8/6")
@@ -34,7 +34,7 @@ def cut_of(session: Session) -> dict:
 
 def run_torch(session: Session, script: str, needs: tuple[str, ...]) -> None:
     python = session.setting.peers_python
-    probe = session.run([python, "-c", f"import {', '.join(needs)}; print(torch.cuda.is_available())"], IMPORT_LIMIT_S)
+    probe = session.run([python, "-c", f"import {', '.join(needs)}; print(torch.cuda.is_available())"], IMPORT_LIMIT_S, **PEER_ENV)
     if probe.code != 0:
         raise Skipped(f"{python} has not all of {', '.join(needs)}: {probe.why()}")
     if session.setting.dry_run:
@@ -62,7 +62,7 @@ def run_torch(session: Session, script: str, needs: tuple[str, ...]) -> None:
 
     # It stops by itself a little earlier, so that it can say what it has.
     command = [python, "-B", PEERS / script, *arguments, "--seconds", f"{0.8 * session.left():.0f}"]
-    done = session.run(command, on_line=take, **HUGE_PAGES)
+    done = session.run(command, on_line=take, **PEER_ENV)
     if done.code != 0 or count == 0:
         last = next((line for line in reversed(done.out.splitlines()) if '"error"' in line), "")
         raise Failed(last or done.why())
@@ -78,7 +78,7 @@ def run_llama_bench(session: Session) -> None:
     # Attention and dense weights on the GPU, experts in RAM: its best for models that do not fit.
     command = [program, "-m", model, "-p", "128", "-n", "32", "-r", "2", "-ngl", layers, "-ot", "exps=CPU", "-o", "json"]
     session.put("command", [str(word) for word in command])
-    done = session.run(command, **HUGE_PAGES)
+    done = session.run(command, **PEER_ENV)
     if done.code != 0:
         raise Failed(done.why())
     try:

@@ -78,10 +78,11 @@ def optional_limits(content: dict) -> Limits | None:
 def machine_section(content: dict) -> list[str]:
     machine = data_of(content, "environment").get("machine", {})
     gpu, cpu = machine.get("gpu", {}), machine.get("cpu", {})
+    built = data_of(content, "programs").get("bundle", {}).get("commit")
     link = f"PCIe {gpu.get('pcie.link.gen.max', '?')} x{gpu.get('pcie.link.width.max', '?')}"
     facts = [content.get("gpu") or "no GPU", f"driver {gpu.get('driver_version', '?')}", link,
              f"{cpu.get('model', 'CPU unknown')}, {cpu.get('usable', '?')} cores", f"{(machine.get('ram_bytes') or 0) / 2**30:.0f} GiB RAM",
-             f"{content['date']}", f"commit {(machine.get('commit') or '?')[:9]}"]  # fmt: skip
+             f"{content['date']}", f"commit {(machine.get('commit') or built or '?')[:9]}"]  # fmt: skip
     return [", ".join(facts) + ".", ""]
 
 

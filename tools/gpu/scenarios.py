@@ -44,6 +44,7 @@ CUTS = (32, 24, 16, 12, 8, 6, 4, 2)
 ONE_PROCESS_EACH_CUT = 4  # layers, where every scenario loads the model again
 FILL_SHARE = 0.35  # of the step's time may go into making up weights
 ROOM_BYTES = 4 * GIB  # of RAM, for everything but weights
+TEARDOWN_S = 6  # giving back 90 GB of pinned memory takes a while
 SCENARIO_LIMIT_S = 60  # of a process that runs one scenario
 
 
@@ -201,7 +202,8 @@ def run_in_one(session: Session, base: list, scenarios: list[Scenario]) -> int:
         count += 1
         session.add("scenarios", entry_of(scenarios[said["scenario"]], "bench --scenarios", said))
 
-    done = session.run([fiddler_of(session), "bench", *base, "--scenarios", file, "--json"], on_line=take)
+    command = [fiddler_of(session), "bench", *base, "--scenarios", file, "--json"]
+    done = session.run(command, session.left() - TEARDOWN_S, on_line=take)
     if count == 0:
         raise Failed(done.why())
     if done.code != 0:

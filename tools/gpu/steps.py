@@ -148,16 +148,33 @@ def kernels(session: Session) -> None:
     session.put("result", json_of(session.run(command), "bench --kernels"))
 
 
+def sanitizer(session: Session) -> None:
+    """The CUDA tests once more under compute-sanitizer: it finds what wrong figures do not show."""
+    program = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
+    tests = [path for name in bundle.CUDA_TESTS if (path := bundle.locate(name, session.setting.bundle))]
+    if session.setting.dry_run:
+        raise Skipped("dry run: there is no device to watch")
+    if not Path(program).exists() or not tests:
+        raise Skipped("no compute-sanitizer" if tests else "no CUDA tests in the bundle or the build")
+    for test in tests:
+        command = [program, "--tool", "memcheck", "--error-exitcode", "99", test, "--gtest_brief=1"]
+        done = session.run(command, **bundle.CUDA_TEST_ENV)
+        session.add("tests", {"name": test.name, "code": done.code, "seconds": done.seconds, "out_tail": done.out[-3000:]})
+        if done.code != 0:
+            raise Failed(f"{test.name}: {done.why()}")
+
+
 STEPS = (
     Step("programs", "find or build the programs", 240, programs),
     Step("environment", "the machine", 30, environment),
     Step("cuda-tests", "the CUDA tests on the device", 90, cuda_tests),
-    Step("tokens", "greedy text of the demo model on the device and on the CPU, six policies", 60, tokens),
+    Step("tokens", "greedy text of the demo model on the device and on the CPU, six policies", 80, tokens),
     Step("calibrate", "what slices, link and hand-over cost", 75, calibrate),
     Step("mixtral", "Mixtral-8x7B under six policies: single batch, long prompts, batches", 230, scenarios.run_mixtral),
     Step("published-policy", "the published Fiddler's policy in PyTorch", 100, peers.run_published_policy),
     Step("kernels", "micro-benchmarks of the device's operations", 30, kernels),
     Step("offload", "transformers with accelerate's offload", 60, peers.run_offload),
+    Step("sanitizer", "the CUDA tests under compute-sanitizer", 60, sanitizer),
     Step("qwen3", "Qwen3-30B-A3B under six policies", 90, scenarios.run_qwen),
     Step("llama-bench", "an installed llama.cpp", 60, peers.run_llama_bench),
 )

@@ -23,7 +23,8 @@ ABOUT = """One command for ten minutes on a machine with a GPU: is it right, how
     tools/gpu_trial               on the GPU machine: all steps; writes DATE-GPU-gpu.json into --out
     tools/gpu_trial --dry-run     the same steps in tiny form without a GPU; its file can be mistaken for nothing else
 
-The file is valid JSON after every step, whatever ends the trial. A step that fails, hangs or is skipped stops no other.
+The GPU machine needs the working tree, build/gpu-bundle in it, and Python; PyTorch for the peers. Where $OUT is set the
+file goes there. The file is valid JSON after every step, whatever ends the trial. A step that fails, hangs or is skipped stops no other.
 Copy the file to bench/results/ and run tools/gpu_report on it. Standard library only."""
 
 
