@@ -43,7 +43,11 @@ class PublishedPolicy(unittest.TestCase):
         cls.model.embedding, cls.model.head = weights["model.embed_tokens.weight"], weights["lm_head.weight"]
         cls.model.norm = weights["model.norm.weight"]
         for index, layer in enumerate(cls.model.layers):
-            named = {name.removeprefix(f"model.layers.{index}."): value for name, value in weights.items() if name.startswith(f"model.layers.{index}.")}
+            named = {
+                name.removeprefix(f"model.layers.{index}."): value
+                for name, value in weights.items()
+                if name.startswith(f"model.layers.{index}.")
+            }
             layer.q, layer.k, layer.v, layer.o = (named[f"self_attn.{name}_proj.weight"] for name in "qkvo")
             layer.gate = named["mlp.gate.weight"]
             layer.norms = torch.stack((named["input_layernorm.weight"], named["post_attention_layernorm.weight"]))
@@ -56,19 +60,25 @@ class PublishedPolicy(unittest.TestCase):
         with torch.inference_mode():
             expected = self.reference(input_ids=ids).logits[0]
             # Whether a token runs on the CPU, is fetched for or hits: the same.
-            for resident, cpu_token_s, fetch_s, way in ((0, 0.0, 0.0, "fetched"), (0, 1e-9, 1.0, "cpu"), (8, 1e-9, 1.0, "resident")):
+            for resident, cpu_token_s, fetch_s, way in (
+                (0, 0.0, 0.0, "fetched"),
+                (0, 1e-9, 1.0, "cpu"),
+                (8, 1e-9, 1.0, "resident"),
+            ):
                 for layer in self.model.layers:
                     layer.resident = {expert: layer.experts[expert] for expert in range(resident)}
                 self.model.cpu_token_s, self.model.fetch_s = cpu_token_s, fetch_s
                 self.model.reset(12)
-                got = [self.model.logits(ids[:, :9])] + [self.model.logits(ids[:, at:at + 1]) for at in range(9, 12)]
+                got = [self.model.logits(ids[:, :9])] + [self.model.logits(ids[:, at : at + 1]) for at in range(9, 12)]
                 torch.testing.assert_close(torch.cat(got), expected[8:], rtol=1e-4, atol=1e-4)
                 self.assertEqual({name for name, count in self.model.ran.items() if count}, {way})
 
     def test_popular_experts_stay(self):
         for index, layer in enumerate(self.model.layers):
             layer.resident, layer.counts = {}, [10 * index + expert for expert in range(8)]
-        room = self.model.bytes_on_gpu + fiddler_policy.SPARE_BYTES + 4.5 * self.model.expert_bytes  # one of them for fetched ones
+        room = (
+            self.model.bytes_on_gpu + fiddler_policy.SPARE_BYTES + 4.5 * self.model.expert_bytes
+        )  # one of them for fetched ones
         self.assertEqual(self.model.place(room), 3)
         self.assertEqual([sorted(layer.resident) for layer in self.model.layers], [[], [5, 6, 7]])
 

@@ -40,7 +40,10 @@ def trial(scenarios=None):
     if scenarios is None:
         scenarios = [scenario(policy, 32, 64, 0.5, 1 / rate) for policy, rate in RATES.items()]
         scenarios += [scenario("balanced", 512, 1, 1.5, 0.0), scenario("stream", 512, 1, 2.0, 0.0)]
-        scenarios += [scenario("balanced", 32, 32, 1.0, 0.25, batch=4), {"policy": "fiddler", "prompt": 1, "for_gen": 1, "batch": 1, "error": "x"}]
+        scenarios += [
+            scenario("balanced", 32, 32, 1.0, 0.25, batch=4),
+            {"policy": "fiddler", "prompt": 1, "for_gen": 1, "batch": 1, "error": "x"},
+        ]
     machine = {"cpu": {"model": "Some CPU", "usable": 16}, "ram_bytes": HARDWARE["ram_bytes"], "commit": "abcdef0123456",
                "gpu": {"driver_version": "580", "memory.total": str(HARDWARE["gpu_memory_bytes"] >> 20), "pcie.link.gen.max": "5",
                        "pcie.link.width.max": "16"}}  # fmt: skip

@@ -142,7 +142,9 @@ class PlayedGpu(InFolder):
     def test_all_steps(self):
         smi = self.folder / "bin/nvidia-smi"
         smi.parent.mkdir()
-        smi.write_text('#!/bin/sh\ncase "$*" in *name*) echo "NVIDIA H100 80GB HBM3";; *memory.total*) echo 81559;; *) exit 1;; esac\n')
+        smi.write_text(
+            '#!/bin/sh\ncase "$*" in *name*) echo "NVIDIA H100 80GB HBM3";; *memory.total*) echo 81559;; *) exit 1;; esac\n'
+        )
         smi.chmod(0o755)
         test = self.folder / "bundle/cuda_test"
         test.parent.mkdir()
@@ -164,7 +166,9 @@ class PlayedGpu(InFolder):
         about = steps["mixtral"]["data"]["model"]
         self.assertEqual((about["layers"], about["gpu_memory"], about["way"]), (32, f"{24 << 20}KiB", "bench --scenarios"))
         got = {(e["policy"], e["prompt"], e["for_gen"], e["batch"]) for e in steps["mixtral"]["data"]["scenarios"]}
-        self.assertLessEqual({("balanced", 128, 128, 1), ("stream", 32, 64, 1), ("balanced", 4096, 1, 1), ("fiddler", 32, 32, 16)}, got)
+        self.assertLessEqual(
+            {("balanced", 128, 128, 1), ("stream", 32, 64, 1), ("balanced", 4096, 1, 1), ("fiddler", 32, 32, 16)}, got
+        )
         # A report of a trial that calibrated nothing still comes.
         report = subprocess.run([REPOSITORY / "tools/gpu_report", path, "--out", self.folder / "report"], check=False)
         self.assertEqual(report.returncode, 0)
@@ -183,7 +187,9 @@ class Steps(InFolder):
         def hang(session):
             session.put("before", 1)
             # A grandchild that ignores polite signals and keeps every file open.
-            session.run(["sh", "-c", f"trap '' TERM HUP; sh -c 'trap \"\" TERM; sleep 600' & echo $! > {note}; wait"], limit_s=600)
+            session.run(
+                ["sh", "-c", f"trap '' TERM HUP; sh -c 'trap \"\" TERM; sleep 600' & echo $! > {note}; wait"], limit_s=600
+            )
             time.sleep(600)
 
         started = time.monotonic()
@@ -215,7 +221,9 @@ class Steps(InFolder):
     def test_total_budget(self):
         sleep = lambda session: time.sleep(600)  # noqa: E731
         started = time.monotonic()
-        entries = self.run_steps(Step("long", "", 500, sleep), Step("late", "", 1, sleep), Step("later", "", 1, sleep), seconds=1.5)
+        entries = self.run_steps(
+            Step("long", "", 500, sleep), Step("late", "", 1, sleep), Step("later", "", 1, sleep), seconds=1.5
+        )
         self.assertLess(time.monotonic() - started, 10)
         self.assertEqual([entry["status"] for entry in entries], ["timeout", "skipped", "skipped"])
         self.assertEqual(entries[2]["reason"], "no time left")
@@ -237,10 +245,15 @@ class Cuts(InFolder):
     """How much of Mixtral a machine is given to run."""
 
     def choose(self, available, rate, in_one=True, left=240.0):
-        size_of = lambda session, path: {"packed_bytes": (1 + json.loads(Path(path).read_text())["num_hidden_layers"] * 3) << 30}  # noqa: E731
+        def size_of(session, path):
+            return {"packed_bytes": (1 + 3 * json.loads(Path(path).read_text())["num_hidden_layers"]) << 30}
+
         session = Session(None, time.monotonic() + left, self.folder, self.folder / "record")
-        with mock.patch.object(machine, "memory_bytes", return_value=available), mock.patch.object(scenarios, "fill_rate", return_value=rate), \
-             mock.patch.object(scenarios, "inspect", size_of):  # fmt: skip
+        with (
+            mock.patch.object(machine, "memory_bytes", return_value=available),
+            mock.patch.object(scenarios, "fill_rate", return_value=rate),
+            mock.patch.object(scenarios, "inspect", size_of),
+        ):
             return scenarios.choose_cut(session, "mixtral-8x7b", in_one)
 
     def test_choice(self):
@@ -265,8 +278,10 @@ class Cuts(InFolder):
         cut = scenarios.write_cut(session, "mixtral-8x7b", 16)
         memory = scenarios.gpu_memory(session, "mixtral-8x7b", {"layers": 16, "of_layers": 32}, cut)
         simulate = [FIDDLER, "simulate", "--hardware", "h100-16vcpu", "--prompt", "8", "--gen", "2", "--json"]
-        resident = [json.loads(subprocess.run([*simulate, model, "--gpu-memory", size], capture_output=True, check=True).stdout)["resident_fraction"]
-                    for model, size in ((cut, memory), ("mixtral-8x7b", "24GiB"))]  # fmt: skip
+        resident = []
+        for model, size in ((cut, memory), ("mixtral-8x7b", "24GiB")):
+            said = subprocess.run([*simulate, model, "--gpu-memory", size], capture_output=True, check=True).stdout
+            resident.append(json.loads(said)["resident_fraction"])
         self.assertAlmostEqual(resident[0], resident[1], delta=0.03)
 
 

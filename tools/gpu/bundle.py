@@ -42,7 +42,7 @@ class BundleError(Exception):
 
 
 def output_of(command: list) -> str:
-    """"" if it cannot be run or fails."""
+    """ "" if it cannot be run or fails."""
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60, cwd=REPOSITORY).stdout
     except (OSError, subprocess.SubprocessError):
@@ -122,8 +122,10 @@ def make(folder: Path, builds: list[Path]) -> dict:
     if size > BUNDLE_LIMIT:
         raise BundleError(f"{folder}: {size / 2**20:.1f} MiB, the limit is {BUNDLE_LIMIT >> 20} MiB")
     if size + tree_size() > JOURNEY_LIMIT:
-        raise BundleError(f"{folder}: {size / 2**20:.1f} MiB and the working tree's {tree_size() / 2**20:.1f} MiB are more "
-                          f"than the {JOURNEY_LIMIT >> 20} MiB that travel")
+        raise BundleError(
+            f"{folder}: {size / 2**20:.1f} MiB and the working tree's {tree_size() / 2**20:.1f} MiB are more "
+            f"than the {JOURNEY_LIMIT >> 20} MiB that travel"
+        )
     return manifest
 
 
@@ -133,8 +135,11 @@ def make(folder: Path, builds: list[Path]) -> dict:
 def library_folders(bundle: Path) -> list[str]:
     """Where the loader shall look: the bundle first, the system's CUDA last: the plugin opens cuBLASLt by its name."""
     folders = [bundle] if bundle.is_dir() else []
-    last = [Path("/usr/local/nvidia/lib64"), Path("/usr/local/cuda/lib64"),
-            *sorted(Path(sysconfig.get_paths()["purelib"]).glob("nvidia/*/lib"))]
+    last = [
+        Path("/usr/local/nvidia/lib64"),
+        Path("/usr/local/cuda/lib64"),
+        *sorted(Path(sysconfig.get_paths()["purelib"]).glob("nvidia/*/lib")),
+    ]
     has_cuda = lambda folder: any(folder.glob("libcublasLt.so*")) or any(folder.glob("libcuda.so*"))  # noqa: E731
     inherited = [folder for folder in os.environ.get("LD_LIBRARY_PATH", "").split(":") if folder]
     return [str(folder) for folder in folders] + inherited + [str(folder) for folder in last if has_cuda(folder)]

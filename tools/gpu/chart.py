@@ -51,12 +51,18 @@ def draw(content: dict) -> str:
             if not both:
                 continue
             (rate, ceiling), at = both, x + place * bar
-            parts.append(f'<rect x="{at:.1f}" y="{y(rate):.1f}" width="{bar - 2:.1f}" height="{y(0) - y(rate):.1f}" fill="{COLOURS[place]}"/>')
+            parts.append(
+                f'<rect x="{at:.1f}" y="{y(rate):.1f}" width="{bar - 2:.1f}" height="{y(0) - y(rate):.1f}" fill="{COLOURS[place]}"/>'
+            )
             parts.append(text(at + bar / 2 - 1, y(rate) - 4, f"{rate:.1f}"))
             if ceiling:
-                parts.append(f'<line x1="{at:.1f}" x2="{at + bar - 2:.1f}" y1="{y(ceiling):.1f}" y2="{y(ceiling):.1f}" stroke="#444"/>')
+                parts.append(
+                    f'<line x1="{at:.1f}" x2="{at + bar - 2:.1f}" y1="{y(ceiling):.1f}" y2="{y(ceiling):.1f}" stroke="#444"/>'
+                )
         model = data_of(content, step)["model"]
-        parts.append(text(x + 0.4 * width, HEIGHT - BOTTOM + 18, f"{model['geometry']}, {model['layers']} layers, {prompt} / {gen}"))
+        parts.append(
+            text(x + 0.4 * width, HEIGHT - BOTTOM + 18, f"{model['geometry']}, {model['layers']} layers, {prompt} / {gen}")
+        )
     if not groups:
         parts.append(text(WIDTH / 2, HEIGHT / 2, "no scenario of the grid came to its end"))
     for place, policy in enumerate(POLICIES):

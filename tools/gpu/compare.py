@@ -69,10 +69,15 @@ def compare(fiddler: Path, content: dict, name: str) -> list[Comparison]:
 
 
 def table(rows: list[Comparison]) -> str:
-    lines = ["| model | policy | in / out x batch | predicted ms | measured ms | error | hits predicted, measured |", "|" + "---|" * 7]
+    lines = [
+        "| model | policy | in / out x batch | predicted ms | measured ms | error | hits predicted, measured |",
+        "|" + "---|" * 7,
+    ]
     for row in rows:
         entry = row.scenario
-        hits = f"{100 * row.predicted_hits:.0f}%, " + (f"{100 * entry['hit_rate']:.0f}%" if entry.get("hit_rate") is not None else "?")
+        hits = f"{100 * row.predicted_hits:.0f}%, " + (
+            f"{100 * entry['hit_rate']:.0f}%" if entry.get("hit_rate") is not None else "?"
+        )
         lines.append(f"| {row.model} | {entry['policy']} | {entry['prompt']} / {entry['gen']} x {entry['batch']} "
                      f"| {1e3 * row.predicted:.1f} | {1e3 * row.measured:.1f} | {100 * row.error:+.0f}% | {hits} |")  # fmt: skip
     return "\n".join(lines)
@@ -100,7 +105,9 @@ def main(arguments: list[str]) -> int:
                 raise ResultsError(f"{file}: no scenario came to its end")
             error = median_error(rows)
             beyond |= error > options.limit
-            print(f"{file.name}: median error {100 * error:.0f}% of {len(rows)} scenarios; the limit is {100 * options.limit:.0f}%\n")
+            print(
+                f"{file.name}: median error {100 * error:.0f}% of {len(rows)} scenarios; the limit is {100 * options.limit:.0f}%\n"
+            )
             print(table(rows), end="\n\n")
     except (ResultsError, KeyError) as error:
         print(f"sim_vs_real: {error}", file=sys.stderr)

@@ -34,7 +34,9 @@ def cut_of(session: Session) -> dict:
 
 def run_torch(session: Session, script: str, needs: tuple[str, ...]) -> None:
     python = session.setting.peers_python
-    probe = session.run([python, "-c", f"import {', '.join(needs)}; print(torch.cuda.is_available())"], IMPORT_LIMIT_S, **PEER_ENV)
+    probe = session.run(
+        [python, "-c", f"import {', '.join(needs)}; print(torch.cuda.is_available())"], IMPORT_LIMIT_S, **PEER_ENV
+    )
     if probe.code != 0:
         raise Skipped(f"{python} has not all of {', '.join(needs)}: {probe.why()}")
     if session.setting.dry_run:

@@ -81,7 +81,8 @@ def machine_section(content: dict) -> list[str]:
     built = data_of(content, "programs").get("bundle", {}).get("commit")
     link = f"PCIe {gpu.get('pcie.link.gen.max', '?')} x{gpu.get('pcie.link.width.max', '?')}"
     facts = [content.get("gpu") or "no GPU", f"driver {gpu.get('driver_version', '?')}", link,
-             f"{cpu.get('model', 'CPU unknown')}, {cpu.get('usable', '?')} cores", f"{(machine.get('ram_bytes') or 0) / 2**30:.0f} GiB RAM",
+             f"{cpu.get('model', 'CPU unknown')}, {cpu.get('usable', '?')} cores",
+             f"{(machine.get('ram_bytes') or 0) / 2**30:.0f} GiB RAM",
              f"{content['date']}", f"commit {(machine.get('commit') or built or '?')[:9]}"]  # fmt: skip
     return [", ".join(facts) + ".", ""]
 
@@ -95,17 +96,22 @@ def correctness_section(content: dict) -> list[str]:
     runs = data_of(content, "tokens").get("runs", [])
     if runs:
         same = sum(run["same"] for run in runs)
-        lines.append(f"- Greedy text of the demo model, a quarter of its experts on the device: {same} of {len(runs)} runs gave the CPU's tokens.")
+        lines.append(
+            "- Greedy text of the demo model, a quarter of its experts on the device: "
+            f"{same} of {len(runs)} runs gave the CPU's tokens."
+        )
     return [*lines, ""] if lines else []
 
 
 def limits_section(limits: Limits | None) -> list[str]:
     if limits is None:
         return ["Nothing was calibrated with a device, so nothing below stands beside a limit.", ""]
-    return ["Calibrated with slices of Mixtral's experts in bf16:", "",
-            *table(["plain read by the CPU, GB/s", "CPU slices", "link", "CPU and link together", "GPU slices", "hand-over and back, us", "p99"],
-                   [[number(limits.read_gbps, 1), number(limits.cpu_gbps, 1), number(limits.link_gbps, 1), number(limits.joint_gbps, 1),
-                     number(limits.gpu_gbps), number(1e6 * limits.handoff_p50_s, 1), number(1e6 * limits.handoff_p99_s, 1)]])]  # fmt: skip
+    header = ["plain read by the CPU, GB/s", "CPU slices", "link", "CPU and link together", "GPU slices"]
+    rates = (limits.read_gbps, limits.cpu_gbps, limits.link_gbps, limits.joint_gbps, limits.gpu_gbps)
+    waits = (1e6 * limits.handoff_p50_s, 1e6 * limits.handoff_p99_s)
+    row = [number(value, 1) for value in (*rates, *waits)]
+    about = "Calibrated with slices of Mixtral's experts in bf16:"
+    return [about, "", *table([*header, "hand-over and back, us", "p99"], [row])]
 
 
 def single_detail(speeds: Speeds, limits: Limits | None, cell: tuple[int, int, int]) -> list[str]:
@@ -119,12 +125,13 @@ def single_detail(speeds: Speeds, limits: Limits | None, cell: tuple[int, int, i
         if limits and hits is not None:
             missing = (1 - hits) * speeds.model["expert_bytes_per_token"]
             memory, ceiling = missing * rate / 1e9, limits.decode_ceiling(speeds.model, hits)
-        rows.append([policy, number(entry["ttft_s"]), number(1e3 * entry["inter_token_s"], 1), str(entry["gen"]), percent(hits), number(rate),
-                     number(memory, 1), percent(memory / limits.joint_gbps if memory is not None else None),
+        rows.append([policy, number(entry["ttft_s"]), number(1e3 * entry["inter_token_s"], 1), str(entry["gen"]),
+                     percent(hits), number(rate), number(memory, 1), percent(memory / limits.joint_gbps if memory is not None else None),
                      number(ceiling), percent(rate / ceiling if ceiling else None)])  # fmt: skip
-    return [f"{cell[0]} / {cell[1]} in detail; the ceiling is the roofline at the policy's own hits, from the calibrated rates:", "",
-            *table(["policy", "TTFT s", "ms between tokens", "tokens generated", "hits", "decode tokens/s", "experts from RAM, GB/s",
-                    "of CPU and link together", "ceiling tokens/s", "of it"], rows)]  # fmt: skip
+    about = f"{cell[0]} / {cell[1]} in detail; the ceiling is the roofline at a policy's own hits, from the calibrated rates:"
+    header = ["policy", "TTFT s", "ms between tokens", "tokens generated", "hits", "decode tokens/s", "experts from RAM, GB/s",
+              "of CPU and link together", "ceiling tokens/s", "of it"]  # fmt: skip
+    return [about, "", *table(header, rows)]
 
 
 def model_section(content: dict, step: str, title: str, limits: Limits | None) -> list[str]:
@@ -132,11 +139,17 @@ def model_section(content: dict, step: str, title: str, limits: Limits | None) -
     if not speeds.entries:
         return [f"### {title}", "", "No scenario came to its end.", ""]
     model = speeds.model
-    cut = "all layers" if model["layers"] == model["of_layers"] else f"**{model['layers']} of {model['of_layers']} layers** ({model.get('why_cut', '')})"
-    lines = [f"### {title}", "", f"{cut}, bf16, made-up weights, {model['gpu_memory']} of GPU memory ({model['way']}).", ""]
+    cut = (
+        "all layers"
+        if model["layers"] == model["of_layers"]
+        else f"**{model['layers']} of {model['of_layers']} layers** ({model.get('why_cut', '')})"
+    )
+    memory = f"{model['gpu_memory_gib']:.1f} GiB" if "gpu_memory_gib" in model else model["gpu_memory"]
+    lines = [f"### {title}", "", f"{cut}, bf16, made-up weights, {memory} of GPU memory ({model['way']}).", ""]
     single = speeds.cells(lambda prompt, gen, batch: gen > 1 and batch == 1)
     if single:
-        lines += ["Single batch, tokens/s from end to end (where a policy generated fewer tokens, computed from its TTFT and time between tokens):", "",
+        lines += ["Single batch, tokens/s from end to end (where a policy generated fewer tokens, from its TTFT and time between",
+                  "tokens):", "",
                   *table(["in / out", *POLICIES], speeds.rows(single, "end_to_end_tokens_per_s", max)),
                   *single_detail(speeds, limits, single[0])]  # fmt: skip
     prompts = speeds.cells(lambda prompt, gen, batch: gen == 1)
@@ -163,7 +176,13 @@ def targets_section(content: dict) -> list[str]:
     for policy, target in RATIO_TARGETS:
         other = rate(policy)
         got = ours / other if other else None
-        rows.append([f"at least {target:.0f}x `{policy}`, decoding", f"{got:.1f}x" if got else "not measured", "" if got is None else "yes" if got >= target else "**no**"])
+        rows.append(
+            [
+                f"at least {target:.0f}x `{policy}`, decoding",
+                f"{got:.1f}x" if got else "not measured",
+                "" if got is None else "yes" if got >= target else "**no**",
+            ]
+        )
     return [f"### Targets: `balanced`, {cell[0]} / {cell[1]}", "", *table(["target", "measured", "reached"], rows)]
 
 
@@ -176,21 +195,26 @@ def peers_section(content: dict) -> list[str]:
         for result in data.get("results", []):
             ours = speeds.value("balanced", (result["prompt"], result["for_gen"], 1), "end_to_end_tokens_per_s")
             ratio = f"{ours / result['end_to_end_tokens_per_s']:.1f}x" if ours and same else "" if same else "another cut"
-            rows.append([about.get("what", step), str(about.get("layers", "?")), f"{result['prompt']} / {result['for_gen']}", number(result["ttft_s"]),
-                         number(1e3 * result["inter_token_s"], 1), number(result["end_to_end_tokens_per_s"]), ratio])  # fmt: skip
+            rows.append([about.get("what", step), str(about.get("layers", "?")), f"{result['prompt']} / {result['for_gen']}",
+                         number(result["ttft_s"]), number(1e3 * result["inter_token_s"], 1), number(result["end_to_end_tokens_per_s"]), ratio])  # fmt: skip
     for result in data_of(content, "llama-bench").get("results", []):
         work = f"prefill {result.get('n_prompt')}" if result.get("n_prompt") else f"decode {result.get('n_gen')}"
-        rows.append([f"llama.cpp, {result.get('model_type', '?')}, experts in RAM", "", work, "", "", number(result.get("avg_ts")), ""])
+        rows.append(
+            [f"llama.cpp, {result.get('model_type', '?')}, experts in RAM", "", work, "", "", number(result.get("avg_ts")), ""]
+        )
     if not rows:
         return []
     return ["### Others on the same machine", "", "Made-up weights of the same geometry, the same GPU memory.", "",
-            *table(["what", "layers", "in / out", "TTFT s", "ms between tokens", "tokens/s", "`balanced` is times"], rows)]  # fmt: skip
+            *table(["what", "layers", "in / out", "TTFT s", "ms between tokens", "tokens/s", "`balanced` is times"],
+                   rows)]  # fmt: skip
 
 
 def kernels_section(content: dict) -> list[str]:
     """Whatever figures `bench --kernels` gives, a row a kernel."""
     kernels = data_of(content, "kernels").get("result", {}).get("kernels", [])
-    header = list(dict.fromkeys(key for kernel in kernels for key, value in kernel.items() if isinstance(value, (str, int, float))))
+    header = list(
+        dict.fromkeys(key for kernel in kernels for key, value in kernel.items() if isinstance(value, (str, int, float)))
+    )
     shown = lambda value: number(value, 1) if isinstance(value, float) else str(value)  # noqa: E731
     rows = [[shown(kernel.get(key, "")) for key in header] for kernel in kernels]
     return ["### Operations of the device", "", *table(header, rows)] if rows else []
@@ -199,7 +223,10 @@ def kernels_section(content: dict) -> list[str]:
 def gaps_section(content: dict) -> list[str]:
     gaps = [entry for entry in content["steps"] if entry["status"] != "done"]
     lost = sum("error" in scenario for entry in content["steps"] for scenario in entry["data"].get("scenarios", []))
-    lines = [f"- `{entry['name']}`: {entry['status']}: {entry['reason'].splitlines()[0] if entry['reason'] else 'no reason'}" for entry in gaps]
+    lines = [
+        f"- `{entry['name']}`: {entry['status']}: {entry['reason'].splitlines()[0] if entry['reason'] else 'no reason'}"
+        for entry in gaps
+    ]
     lines += [f"- {lost} scenarios failed; the file has their reasons."] if lost else []
     return ["What this trial did not find out:", "", *lines, ""] if lines else []
 
@@ -207,7 +234,12 @@ def gaps_section(content: dict) -> list[str]:
 def render(content: dict) -> str:
     limits = optional_limits(content)
     lines = [f"**{WARNING}**", ""] if content["kind"] == DRY else []
-    lines += machine_section(content) + correctness_section(content) + limits_section(limits) + [f"![tokens/s under every policy]({CHART})", ""]
+    lines += (
+        machine_section(content)
+        + correctness_section(content)
+        + limits_section(limits)
+        + [f"![tokens/s under every policy]({CHART})", ""]
+    )
     for step, title in MODELS:
         lines += model_section(content, step, title, limits)
     lines += targets_section(content) + peers_section(content) + kernels_section(content) + gaps_section(content)

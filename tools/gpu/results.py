@@ -41,7 +41,7 @@ class Results:
         """Adds the entry of a step, or replaces what was known of that step."""
         steps = self.content["steps"]
         place = next((i for i, known in enumerate(steps) if known["name"] == entry["name"]), len(steps))
-        steps[place:place + 1] = [entry]
+        steps[place : place + 1] = [entry]
         self.save()
 
     def save(self) -> None:

@@ -16,10 +16,10 @@ import tempfile
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Callable
 
 from gpu.results import Results
 
@@ -121,7 +121,7 @@ class Session:
         # The program writes through the same open file, so the position is shared: pread leaves it alone.
         size = os.fstat(out.fileno()).st_size
         whole = os.pread(out.fileno(), size - start, start)
-        whole = whole[:whole.rfind(b"\n") + 1]
+        whole = whole[: whole.rfind(b"\n") + 1]
         for line in whole.decode(errors="replace").splitlines():
             on_line(line)
         return start + len(whole)
@@ -173,8 +173,15 @@ class Runner:
     def run_step(self, step: Step) -> None:
         left = self.end - time.monotonic()
         limit = min(step.limit_s, left)
-        entry = {"name": step.name, "about": step.about, "status": "running", "reason": "", "seconds": 0.0,
-                 "limit_s": round(limit, 1), "data": {}}
+        entry = {
+            "name": step.name,
+            "about": step.about,
+            "status": "running",
+            "reason": "",
+            "seconds": 0.0,
+            "limit_s": round(limit, 1),
+            "data": {},
+        }
         if left < LEAST_S:
             self.results.put(entry | {"status": "skipped", "reason": "no time left"})
             self.tell(f"{step.name}: skipped: no time left")
@@ -225,7 +232,7 @@ class Runner:
         with record.open("rb") as file:
             file.seek(start)
             lines = file.read()
-        lines = lines[:lines.rfind(b"\n") + 1]
+        lines = lines[: lines.rfind(b"\n") + 1]
         for line in map(json.loads, lines.splitlines()):
             if "put" in line:
                 entry["data"][line["put"]] = line["value"]

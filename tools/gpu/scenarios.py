@@ -28,7 +28,18 @@ from pathlib import Path
 
 from gpu import machine
 from gpu.engine import (  # fmt: skip
-    DEMO, GIB, POLICIES, fiddler_of, fixed_memory, geometries, inspect, json_of, knows, memory_for_share, require_device, write_cut,
+    DEMO,
+    GIB,
+    POLICIES,
+    fiddler_of,
+    fixed_memory,
+    geometries,
+    inspect,
+    json_of,
+    knows,
+    memory_for_share,
+    require_device,
+    write_cut,
 )
 from gpu.peers import CUT_FILE
 from gpu.runner import Failed, Finished, Session, Skipped
@@ -175,7 +186,20 @@ def gpu_memory(session: Session, geometry: str, about: dict, model: Path) -> str
 def fill_rate(session: Session, geometry: str) -> float:
     """Bytes of made-up weights a second, with two layers."""
     model = write_cut(session, geometry, 2)
-    command = [fiddler_of(session), "run", model, "--dummy-weights", "1", "--device", "cpu", "--prompt-ids", "5", "-n", "1", "--json"]
+    command = [
+        fiddler_of(session),
+        "run",
+        model,
+        "--dummy-weights",
+        "1",
+        "--device",
+        "cpu",
+        "--prompt-ids",
+        "5",
+        "-n",
+        "1",
+        "--json",
+    ]
     loaded = json_of(session.run(command, 0.3 * session.left()), "filling two layers")
     return inspect(session, model)["packed_bytes"] / max(loaded["load_s"], 1e-3)
 

@@ -90,7 +90,11 @@ def summary_of(report: Path) -> dict:
         cases = [case | {"suite": suite["name"]} for suite in content["testsuites"] for case in suite["testsuite"]]
     except (OSError, ValueError, KeyError):
         return {}
-    failed = [f"{case['suite']}.{case['name']}: {case['failures'][0].get('failure', '')[:300]}" for case in cases if case.get("failures")]
+    failed = [
+        f"{case['suite']}.{case['name']}: {case['failures'][0].get('failure', '')[:300]}"
+        for case in cases
+        if case.get("failures")
+    ]
     skipped = sum(case.get("result") == "SKIPPED" for case in cases)
     return {"ran": len(cases) - skipped, "skipped": skipped, "failed": failed[:40]}
 

@@ -24,8 +24,8 @@ ABOUT = """One command for ten minutes on a machine with a GPU: is it right, how
     tools/gpu_trial --dry-run     the same steps in tiny form without a GPU; its file can be mistaken for nothing else
 
 The GPU machine needs the working tree, build/gpu-bundle in it, and Python; PyTorch for the peers. Where $OUT is set the
-file goes there. The file is valid JSON after every step, whatever ends the trial. A step that fails, hangs or is skipped stops no other.
-Copy the file to bench/results/ and run tools/gpu_report on it. Standard library only."""
+file goes there. It is valid JSON after every step, whatever ends the trial. A step that fails, hangs or is skipped stops
+no other. Copy the file to bench/results/ and run tools/gpu_report on it. Standard library only."""
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -36,13 +36,17 @@ def parse(arguments: list[str]) -> argparse.Namespace:
                         help=f"where --bundle takes programs from (default: {', '.join(bundle.BUILDS)})")  # fmt: skip
     parser.add_argument("--list", action="store_true", help="name the steps")
     parser.add_argument("--only", metavar="STEPS", help="these alone, comma-separated; `programs` always runs")
-    parser.add_argument("--minutes", type=float, default=9.5, help="after that no step is started or goes on (default: %(default)s)")
+    parser.add_argument(
+        "--minutes", type=float, default=9.5, help="after that no step is started or goes on (default: %(default)s)"
+    )
     parser.add_argument("--dry-run", action="store_true", help="also what happens where there is no GPU")
     parser.add_argument("--out", type=Path, default=default_out(), metavar="DIR", help="default: %(default)s")
     parser.add_argument("--fiddler", type=Path, metavar="PATH", help="instead of the one in bundle or build")
     parser.add_argument("--llama-bench", type=Path, metavar="PATH")
     parser.add_argument("--gguf", type=Path, metavar="FILE", help="what llama-bench shall run")
-    parser.add_argument("--peers-python", default=sys.executable, metavar="PATH", help="a Python that has PyTorch (default: this one)")
+    parser.add_argument(
+        "--peers-python", default=sys.executable, metavar="PATH", help="a Python that has PyTorch (default: this one)"
+    )
     options = parser.parse_args(arguments)
     if unknown := set((options.only or "").split(",")) - {"", *(step.name for step in STEPS)}:
         parser.error(f"--only: no such step: {', '.join(sorted(unknown))}; see --list")
@@ -98,7 +102,9 @@ def run(options: argparse.Namespace) -> int:
                       llama_bench=options.llama_bench, gguf=options.gguf, peers_python=options.peers_python)  # fmt: skip
     work = Path(tempfile.mkdtemp(prefix="gpu-trial-"))
     signal.signal(signal.SIGTERM, interrupt)
-    runner = Runner(results, setting, work, options.out / "trial.log", 60 * options.minutes, bundle.environment(options.bundle_folder, work))
+    runner = Runner(
+        results, setting, work, options.out / "trial.log", 60 * options.minutes, bundle.environment(options.bundle_folder, work)
+    )
     try:
         runner.run(chosen(options.only))
         results.content["ended"] = "all steps had their turn"

@@ -9,8 +9,8 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable
 
 import torch
 
@@ -32,7 +32,9 @@ def parse(description: str) -> argparse.Namespace:
     parser.add_argument("--layers", type=int, help="cut the model to so many")
     parser.add_argument("--gpu-memory-gib", type=float, default=24.0)
     parser.add_argument("--cells", default="32/64,128/128", help="PROMPT/GENERATE, comma-separated (default: %(default)s)")
-    parser.add_argument("--seconds", type=float, default=60.0, help="a cell is not started later than this (default: %(default)s)")
+    parser.add_argument(
+        "--seconds", type=float, default=60.0, help="a cell is not started later than this (default: %(default)s)"
+    )
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     return parser.parse_args()
 
@@ -58,8 +60,8 @@ class Filler:
         started = time.monotonic()
         flat, block = tensor.view(-1), self.block.to(tensor.device)
         for at in range(0, flat.numel(), BLOCK):
-            piece = flat[at:at + BLOCK]
-            piece.copy_(block[:piece.numel()])
+            piece = flat[at : at + BLOCK]
+            piece.copy_(block[: piece.numel()])
         self.bytes += tensor.numel() * tensor.element_size()
         self.seconds += time.monotonic() - started
         return tensor
@@ -77,7 +79,9 @@ def wait(device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
-def measure(step: Callable[[torch.Tensor], torch.Tensor], prompt: torch.Tensor, gen: int, device: torch.device, until: float) -> dict:
+def measure(
+    step: Callable[[torch.Tensor], torch.Tensor], prompt: torch.Tensor, gen: int, device: torch.device, until: float
+) -> dict:
     """`step`: ids [1, n] to the next id [1, 1], keeping its own cache. Generates until `gen` or the clock says `until`."""
     wait(device)
     started = time.monotonic()

@@ -86,8 +86,10 @@ class Model:
     def place(self, budget: float) -> int:
         """The most popular experts of what was counted, onto the GPU; returns how many."""
         room = int((budget - self.bytes_on_gpu - self.expert_bytes - SPARE_BYTES) // self.expert_bytes)
-        ranked = sorted(((count, -i, e) for i, layer in enumerate(self.layers) for e, count in enumerate(layer.counts)), reverse=True)
-        for _, layer, expert in ranked[:max(room, 0)]:
+        ranked = sorted(
+            ((count, -i, e) for i, layer in enumerate(self.layers) for e, count in enumerate(layer.counts)), reverse=True
+        )
+        for _, layer, expert in ranked[: max(room, 0)]:
             self.layers[-layer].resident[expert] = self.layers[-layer].experts[expert].to(self.device)
         return min(max(room, 0), len(ranked))
 
@@ -144,8 +146,8 @@ class Model:
         split = lambda y: y.view(1, tokens, -1, layer.head_dim).transpose(1, 2)  # noqa: E731  [1, heads, n, head_dim]
         turned = lambda y: y * angles[0] + torch.cat((-y.chunk(2, -1)[1], y.chunk(2, -1)[0]), -1) * angles[1]  # noqa: E731
         end = self.positions + tokens
-        self.keys[index][:, :, self.positions:end] = turned(split(F.linear(x, layer.k)))
-        self.values[index][:, :, self.positions:end] = split(F.linear(x, layer.v))
+        self.keys[index][:, :, self.positions : end] = turned(split(F.linear(x, layer.k)))
+        self.values[index][:, :, self.positions : end] = split(F.linear(x, layer.v))
         query, keys, values = turned(split(F.linear(x, layer.q))), self.keys[index][:, :, :end], self.values[index][:, :, :end]
         # A prompt is read in one piece, so either nothing is before it or it is one token.
         y = F.scaled_dot_product_attention(query, keys, values, is_causal=tokens > 1, enable_gqa=True)

@@ -16,7 +16,9 @@ def build(config: dict, filler: Filler):
     """The model in RAM, its weights made up in place (its own initialization would take minutes)."""
     from transformers import MixtralConfig, MixtralForCausalLM
 
-    settings = MixtralConfig(**{key: value for key, value in config.items() if key not in ("architectures", "model_type", "torch_dtype")})
+    settings = MixtralConfig(
+        **{key: value for key, value in config.items() if key not in ("architectures", "model_type", "torch_dtype")}
+    )
     torch.set_default_dtype(torch.bfloat16)
     try:
         with torch.device("meta"):
