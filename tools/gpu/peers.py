@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 
 from gpu.bundle import REPOSITORY
 from gpu.runner import Failed, Session, Skipped
@@ -30,6 +31,12 @@ def cut_of(session: Session) -> dict:
     """Of the scenarios, if they got that far; else small."""
     note = session.work / CUT_FILE
     return json.loads(note.read_text()) if note.exists() else {"layers": 4, "gpu_memory_gib": 3.0}
+
+
+def note_cut(work: Path, model: dict) -> None:
+    """`model`: what the scenarios say of theirs."""
+    if "gpu_memory_gib" in model:  # a dry run has no cut
+        (work / CUT_FILE).write_text(json.dumps({key: model[key] for key in ("layers", "gpu_memory_gib")}))
 
 
 def run_torch(session: Session, script: str, needs: tuple[str, ...]) -> None:

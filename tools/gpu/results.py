@@ -37,6 +37,15 @@ class Results:
         self.content = ({"warning": WARNING} if dry_run else {}) | {"kind": DRY if dry_run else MEASURED, "dry_run": dry_run}
         self.content |= about | {"steps": []}
 
+    def take_over(self, earlier: dict) -> None:
+        """Steps of an earlier trial of the same machine: they stay unless they run again. Throws ResultsError."""
+        for key in ("kind", "gpu"):
+            if earlier.get(key) != self.content.get(key):
+                raise ResultsError(f"{key}: the earlier trial's is {earlier.get(key)!r}, this one's {self.content.get(key)!r}")
+        known = {key: earlier.get(key) for key in ("started", "seconds", "command", "ended")}
+        self.content["earlier"] = [*earlier.get("earlier", []), known]
+        self.content["steps"] = earlier["steps"]
+
     def put(self, entry: dict) -> None:
         """Adds the entry of a step, or replaces what was known of that step."""
         steps = self.content["steps"]

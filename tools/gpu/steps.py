@@ -174,11 +174,11 @@ STEPS = (
     Step("cuda-tests", "the CUDA tests on the device", 90, cuda_tests),
     Step("tokens", "greedy text of the demo model on the device and on the CPU, six policies", 80, tokens),
     Step("calibrate", "what slices, link and hand-over cost", 75, calibrate),
-    Step("mixtral", "Mixtral-8x7B under six policies: single batch, long prompts, batches", 230, scenarios.run_mixtral),
+    Step("mixtral", "Mixtral-8x7B under six policies: single batch, long prompts, batches", 260, scenarios.run_mixtral),
     Step("published-policy", "the published Fiddler's policy in PyTorch", 100, peers.run_published_policy),
+    Step("qwen3", "Qwen3-30B-A3B under six policies", 90, scenarios.run_qwen),
     Step("kernels", "micro-benchmarks of the device's operations", 30, kernels),
     Step("offload", "transformers with accelerate's offload", 60, peers.run_offload),
     Step("sanitizer", "the CUDA tests under compute-sanitizer", 60, sanitizer),
-    Step("qwen3", "Qwen3-30B-A3B under six policies", 90, scenarios.run_qwen),
     Step("llama-bench", "an installed llama.cpp", 60, peers.run_llama_bench),
 )

@@ -11,9 +11,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from gpu import bundle, machine
+from gpu import bundle, machine, peers
 from gpu.engine import Setting
-from gpu.results import WARNING, Results
+from gpu.results import WARNING, Results, ResultsError, data_of, read
 from gpu.runner import Runner, Step
 from gpu.steps import STEPS
 
@@ -21,6 +21,7 @@ ABOUT = """One command for ten minutes on a machine with a GPU: is it right, how
 
     tools/gpu_trial --bundle      where Fiddler was built: collects programs and libraries into build/gpu-bundle
     tools/gpu_trial               on the GPU machine: all steps; writes DATE-GPU-gpu.json into --out
+    tools/gpu_trial --onto FILE --only offload,sanitizer      ten minutes more, for what the first did not get to
     tools/gpu_trial --dry-run     the same steps in tiny form without a GPU; its file can be mistaken for nothing else
 
 The GPU machine needs the working tree, build/gpu-bundle in it, and Python; PyTorch for the peers. Where $OUT is set the
@@ -39,6 +40,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--minutes", type=float, default=9.5, help="after that no step is started or goes on (default: %(default)s)"
     )
+    parser.add_argument("--onto", type=Path, metavar="FILE", help="go on from the file of an earlier trial: its steps stay")
     parser.add_argument("--dry-run", action="store_true", help="also what happens where there is no GPU")
     parser.add_argument("--out", type=Path, default=default_out(), metavar="DIR", help="default: %(default)s")
     parser.add_argument("--fiddler", type=Path, metavar="PATH", help="instead of the one in bundle or build")
@@ -97,10 +99,17 @@ def run(options: argparse.Namespace) -> int:
     about = {"date": stamp, "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)), "gpu": None if dry else gpus[0],
              "minutes": options.minutes, "command": sys.argv[1:], "ended": "it was killed, or still runs"}  # fmt: skip
     results = Results(options.out / name, dry, about)
+    try:
+        if options.onto:
+            results.take_over(read(options.onto, dry_too=dry))
+    except ResultsError as error:
+        print(f"gpu_trial: --onto: {error}", file=sys.stderr)
+        return 1
     results.save()
+    work = Path(tempfile.mkdtemp(prefix="gpu-trial-"))
+    peers.note_cut(work, data_of(results.content, "mixtral").get("model", {}))
     setting = Setting(dry_run=dry, device="emulated" if dry else "cuda", bundle=options.bundle_folder, fiddler=options.fiddler,
                       llama_bench=options.llama_bench, gguf=options.gguf, peers_python=options.peers_python)  # fmt: skip
-    work = Path(tempfile.mkdtemp(prefix="gpu-trial-"))
     signal.signal(signal.SIGTERM, interrupt)
     runner = Runner(
         results, setting, work, options.out / "trial.log", 60 * options.minutes, bundle.environment(options.bundle_folder, work)
