@@ -82,6 +82,9 @@ class Tables(unittest.TestCase):
 
     def test_what_is_wrong_or_missing_is_said(self):
         self.assertIn("`cuda_test` on the device: 12 tests ran, 1 failed (Norm.Rms)", self.text)
+        content = sample.trial()
+        content["steps"][1]["data"]["tests"][0]["device"] = None
+        self.assertIn("`cuda_test` **on no device**", report.render(content))
         self.assertIn("23 of 24 runs gave the CPU's tokens", self.text)
         self.assertIn("- `llama-bench`: skipped: none was given", self.text)
         self.assertIn("- 1 scenarios failed", self.text)

@@ -52,7 +52,7 @@ def trial(scenarios=None):
         {"prompt": 32, "for_gen": 64, "ttft_s": 1.0, "inter_token_s": 0.5, "end_to_end_tokens_per_s": 2.0}]}  # fmt: skip
     return {"kind": "gpu-trial", "dry_run": False, "date": "2026-01-01", "gpu": "Some GPU", "steps": [
         step("environment", {"machine": machine}),
-        step("cuda-tests", {"tests": [{"name": "cuda_test", "ran": 12, "failed": ["Norm.Rms: off by 2"]}]}, "failed", "1 of 1"),
+        step("cuda-tests", {"tests": [{"name": "cuda_test", "device": "Some GPU", "ran": 12, "failed": ["Norm.Rms: off by 2"]}]}, "failed", "1 of 1"),
         step("tokens", {"runs": runs}),
         step("calibrate", {"calibration": calibration()}),
         step("mixtral", {"model": MODEL, "scenarios": scenarios}),

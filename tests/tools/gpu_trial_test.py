@@ -160,11 +160,15 @@ class PlayedGpu(InFolder):
         smi.chmod(0o755)
         test = self.folder / "bundle/cuda_test"
         test.parent.mkdir()
-        test.write_text('#!/bin/sh\n[ "$FIDDLER_TEST_CUDA" = 1 ] || exit 3\n')
+        test.write_text('#!/bin/sh\n[ "$FIDDLER_TEST_CUDA" = 1 ] && echo "$SAID"\n')
         test.chmod(0o755)
         command = [TRIAL, "--out", self.folder, "--fiddler", FAKE, "--bundle-folder", self.folder / "bundle",
                    "--peers-python", self.folder / "no-python", "--minutes", "2"]  # fmt: skip
-        environment = os.environ | {"FAKE": "scenarios", "PATH": f"{smi.parent}:{os.environ['PATH']}"}
+        environment = os.environ | {
+            "FAKE": "scenarios",
+            "PATH": f"{smi.parent}:{os.environ['PATH']}",
+            "SAID": "device: NVIDIA H100",
+        }
         done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=False)
         (path,) = self.folder.glob("*-h100-80gb-hbm3-gpu.json")
         content = read(path)
@@ -181,10 +185,16 @@ class PlayedGpu(InFolder):
         self.assertLessEqual(
             {("balanced", 128, 128, 1), ("stream", 32, 64, 1), ("balanced", 4096, 1, 1), ("fiddler", 32, 16, 16)}, got
         )
+        self.assertEqual(steps["cuda-tests"]["data"]["tests"][0]["device"], "NVIDIA H100")
         # A report of a trial that calibrated nothing still comes.
         report = subprocess.run([REPOSITORY / "tools/gpu_report", path, "--out", self.folder / "report"], check=False)
         self.assertEqual(report.returncode, 0)
         self.assertIn("NVIDIA H100", (self.folder / "report/gpu.md").read_text())
+        # Tests that passed, but maybe on a device that was played, prove nothing.
+        silent = environment | {"SAID": ""}
+        subprocess.run([*command, "--only", "cuda-tests"], capture_output=True, env=silent, timeout=60, check=False)
+        entry = json.loads(path.read_text())["steps"][1]
+        self.assertEqual((entry["status"], entry["data"]["tests"][0]["code"]), ("failed", 0))
 
 
 class Steps(InFolder):
@@ -319,6 +329,12 @@ class Bundle(InFolder):
         (build / "fiddler").write_bytes(Path("/bin/true").resolve().read_bytes())
         manifest = bundle.make(self.folder / "bundle", [build])
         self.assertEqual(manifest["missing"], [name for name in bundle.PROGRAMS if name != "fiddler"])
+        other = self.folder / "other"
+        other.mkdir()
+        for name in ("fiddler", "libfiddler_cuda.so"):
+            (other / name).write_bytes((build / "fiddler").read_bytes())
+        for order in ([build, other], [other, build]):  # the one with the plugin, and all of it from there
+            self.assertEqual(bundle.make(self.folder / "bundle", order)["from"], {n: str(other / n) for n in bundle.PROGRAMS[:2]})
         with mock.patch.object(bundle, "BUNDLE_LIMIT", 1000), self.assertRaisesRegex(bundle.BundleError, "limit"):
             bundle.make(self.folder / "bundle", [build])
         with mock.patch.object(bundle, "JOURNEY_LIMIT", 1 << 20), self.assertRaisesRegex(bundle.BundleError, "travel"):

@@ -22,7 +22,8 @@ BUILDS = ("build/cuda-release", "build/release")  # where to look, in this order
 
 FIDDLER = "fiddler"
 PLUGIN = "libfiddler_cuda.so"
-# Test programs that have something to do on a real device, and what tells them that there is one.
+# Test programs that have something to do on a real device, and what tells them to use it instead of one that is played.
+# They must say so on stdout, in a line `device: NAME`: without it nothing they found counts as found on a device.
 CUDA_TESTS = ("cuda_test",)
 CUDA_TEST_ENV = {"FIDDLER_TEST_CUDA": "1"}
 PROGRAMS = (FIDDLER, PLUGIN, *CUDA_TESTS)
@@ -92,7 +93,10 @@ def tree_size() -> int:
 
 def make(folder: Path, builds: list[Path]) -> dict:
     """Fills `folder` anew; returns what is in it. Throws BundleError without a fiddler, and if it is too large."""
-    found = {name: find_built(name, builds) for name in PROGRAMS}
+    # All from one build, so that they fit together; rather from one that has the plugin.
+    able = [build for build in builds if find_built(FIDDLER, [build])]
+    able.sort(key=lambda build: find_built(PLUGIN, [build]) is None)
+    found = {name: find_built(name, able[:1]) for name in PROGRAMS}
     if found[FIDDLER] is None:
         raise BundleError(f"no {FIDDLER} in {' or '.join(map(str, builds))}: build it first (cmake --build build/release)")
     shutil.rmtree(folder, ignore_errors=True)

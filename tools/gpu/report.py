@@ -91,7 +91,8 @@ def correctness_section(content: dict) -> list[str]:
     lines = []
     for test in data_of(content, "cuda-tests").get("tests", []):
         failed = test.get("failed", [])
-        lines.append(f"- `{test['name']}` on the device: {test.get('ran', '?')} tests ran, {len(failed)} failed"
+        where = "on the device" if test.get("device") else "**on no device**"
+        lines.append(f"- `{test['name']}` {where}: {test.get('ran', '?')} tests ran, {len(failed)} failed"
                      + (f" ({'; '.join(words.split(':')[0] for words in failed[:5])})" if failed else "") + ".")  # fmt: skip
     runs = data_of(content, "tokens").get("runs", [])
     if runs:

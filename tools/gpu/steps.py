@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -68,19 +69,29 @@ def cuda_tests(session: Session) -> None:
     env = {} if session.setting.dry_run else bundle.CUDA_TEST_ENV
     if not any(found.values()):
         raise Skipped(f"no {', '.join(found)} in the bundle or the build")
-    failures = 0
+    failures, on_device = 0, True
     for name, path in found.items():
         if path is None:
             continue
         report = session.work / f"{name}.json"
         done = session.run([path, f"--gtest_output=json:{report}", "--gtest_brief=1"], **env)
-        entry = {"name": name, "code": done.code, "seconds": done.seconds, **summary_of(report)}
+        device = re.search(r"^device: (.+)$", done.out, re.MULTILINE)
+        on_device &= device is not None
+        entry = {
+            "name": name,
+            "device": device[1] if device else None,
+            "code": done.code,
+            "seconds": done.seconds,
+            **summary_of(report),
+        }
         if done.code != 0:
             failures += 1
             entry |= {"why": done.why(), "out_tail": done.out[-1500:]}
         session.add("tests", entry)
     if failures:
         raise Failed(f"{failures} of {sum(path is not None for path in found.values())} test programs failed")
+    if not on_device and not session.setting.dry_run:
+        raise Failed("a test program named no device that it ran on: it may have played one")
 
 
 def summary_of(report: Path) -> dict:
