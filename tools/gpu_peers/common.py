@@ -111,7 +111,7 @@ def main(peer: Callable[[argparse.Namespace], None], description: str) -> None:
     try:
         if options.device == "cuda" and not torch.cuda.is_available():
             raise RuntimeError("this torch sees no CUDA device")
-        with torch.inference_mode():
+        with torch.no_grad():  # not inference_mode: accelerate makes new parameters of offloaded weights
             peer(options)
     except Exception as error:  # the trial wants a line of JSON, whatever it was
         say("error", f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:400])

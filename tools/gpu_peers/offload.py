@@ -25,7 +25,7 @@ def build(config: dict, filler: Filler):
             model = MixtralForCausalLM(settings)
     finally:
         torch.set_default_dtype(torch.float32)
-    model = model.to_empty(device="cpu").eval()
+    model = model.to_empty(device="cpu").eval().requires_grad_(False)
     for name, parameter in model.named_parameters():
         parameter.data.fill_(1.0) if "norm" in name else filler(parameter.data)
     # Tables of angles are no weights: to_empty left garbage in them.
@@ -53,8 +53,14 @@ def peer(options: argparse.Namespace) -> None:
     where = {"": "cpu"}
     if options.device == "cuda":
         memory = {0: int(options.gpu_memory_gib * 2**30), "cpu": 1 << 50}
-        where = accelerate.infer_auto_device_map(model, max_memory=memory, no_split_module_classes=model._no_split_modules)
-        model = accelerate.dispatch_model(model, device_map=where, main_device=0)
+        whole = list(model._no_split_modules or ())
+        where = accelerate.infer_auto_device_map(model, max_memory=memory, no_split_module_classes=whole)
+        # The cache stays where it is. Releases of transformers name it as a string, a list or a set.
+        keep = getattr(model, "_skip_keys_device_placement", None) or ()
+        keep = [keep] if isinstance(keep, str) else list(keep)
+        model = accelerate.dispatch_model(model, device_map=where, main_device=0, skip_keys=keep)
+    else:
+        model = accelerate.cpu_offload(model, execution_device=device)  # the same hooks, without a GPU
     say("about", {"what": "transformers with accelerate's offload", "torch": torch.__version__,
                   "transformers": transformers.__version__, "accelerate": accelerate.__version__, "geometry": options.geometry,
                   "layers": config["num_hidden_layers"], "gpu_memory_gib": options.gpu_memory_gib,
