@@ -3,7 +3,7 @@
 `fiddler bench MODEL --dummy-weights 1 --device cuda --gpu-memory SIZE --scenarios FILE.json` is to do that in one process:
 
     FILE.json   [{"policy": "balanced", "prompt": 32, "gen": 64, "batch": 1}, ...]     batch may be left out
-    stdout, a line each, flushed at once:
+    stdout, a line each, flushed at once (or lines of `bench --json`, in the order of the file):
     {"loaded": {"model", "device", "gpu_memory_bytes", "isa", "threads", "load_s", "weight_bytes",
                 "limits": {"read_gbps", ...}}}                                         when the weights are in memory
     {"scenario": 0, "policy", "prompt", "gen", "batch", "seconds", "ttft_s", "inter_token_s", "inter_token_p50_s",
@@ -223,6 +223,8 @@ def run_in_one(session: Session, base: list, scenarios: list[Scenario]) -> int:
             return session.say(f"not JSON: {line[:200]}")
         if "loaded" in said:
             return session.put("loaded", said["loaded"])
+        if "prefill" in said and count < len(scenarios):  # in the words of `bench --json`, in the order of the file
+            said = {"scenario": count, **from_bench(scenarios[count], said)}
         if not isinstance(said.get("scenario"), int) or not 0 <= said["scenario"] < len(scenarios):
             return session.say(f"not a scenario: {line[:200]}")
         count += 1
@@ -260,16 +262,25 @@ def arguments_of(way: str, scenario: Scenario) -> list[str]:
     return ["--prompt-ids", ids, "-n", str(scenario.gen), "--temp", "0", "--ignore-eos"]
 
 
+def from_bench(scenario: Scenario, said: dict) -> dict:
+    """Adds times to what `bench --json` says."""
+    prefill, decode = said["prefill"], said["decode"]
+    hits = (decode if scenario.gen > 1 else prefill).get("expert_slices", {}).get("hit_rate")
+    return said | {
+        "ttft_s": scenario.batch * scenario.prompt / prefill["tokens_per_s"],
+        "inter_token_s": scenario.batch / decode["tokens_per_s"],
+        "hit_rate": hits,
+    }
+
+
 def said_by(way: str, scenario: Scenario, done: Finished) -> dict:
     """In the words of bench --scenarios."""
     try:
         said = json_of(done, way)
         if way == "bench":
-            ttft = scenario.batch * scenario.prompt / said["prefill"]["tokens_per_s"]
-            inter = scenario.batch / said["decode"]["tokens_per_s"]
-        else:
-            # run's rate is of what follows the first token
-            ttft, inter = said["ttft_s"], 1 / said["tokens_per_s"] if said["tokens"] > 1 and said["tokens_per_s"] > 0 else 0.0
+            return from_bench(scenario, said)
+        # run's rate is of what follows the first token
+        ttft, inter = said["ttft_s"], 1 / said["tokens_per_s"] if said["tokens"] > 1 and said["tokens_per_s"] > 0 else 0.0
     except (Failed, KeyError, ZeroDivisionError) as error:
         return {"error": str(error) if isinstance(error, Failed) else f"{way}: unexpected JSON: {error!r}"}
     said |= {"ttft_s": ttft, "inter_token_s": inter}
