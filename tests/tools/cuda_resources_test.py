@@ -4,11 +4,14 @@
 import sys
 import unittest
 from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 
 sys.dont_write_bytecode = True
 SCRIPT = Path(__file__).resolve().parents[2] / "tools" / "cuda_resources"
-cuda_resources = SourceFileLoader("cuda_resources", str(SCRIPT)).load_module()
+loader = SourceFileLoader("cuda_resources", str(SCRIPT))
+cuda_resources = module_from_spec(spec_from_loader(loader.name, loader))
+loader.exec_module(cuda_resources)
 Use = cuda_resources.Use
 
 LOG = """ptxas info    : 0 bytes gmem
