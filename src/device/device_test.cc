@@ -237,8 +237,7 @@ TEST(DeviceTest, BatchesAreChecked) {
   EXPECT_TRUE(Says(ErrorOf([&] { attend({.tables = {1, -1}}); }), {"positions from 32 on are in block -1"}));
   EXPECT_TRUE(Says(ErrorOf([&] { attend({.tables = {1, 2}}); }), {"attend: KV cache: 24576 bytes"}));
   EXPECT_TRUE(Says(ErrorOf([&] { attend({.heads = 3}); }), {"attend: q: 1152 bytes"}));
-  EXPECT_TRUE(
-      Says(ErrorOf([&] { attend({.layer_offset = 64}); }), {"attend: KV cache", "a multiple of 256"}));
+  EXPECT_TRUE(Says(ErrorOf([&] { attend({.layer_offset = 32}); }), {"attend: KV cache", "a multiple of 64"}));
 }
 
 TEST(DeviceTest, FfnsAreChecked) {

@@ -97,8 +97,9 @@ EmulatedOps::Batch EmulatedOps::Resolve(const FiddlerBatch& args, const FiddlerK
       blocks = std::max(blocks, block + 1);
     }
   }
-  batch.kv.layer = operands.Bytes(
-      kv.layer, (kv.kv_heads - 1) * kv.head_stride + blocks * batch.kv.layout.bytes(), "KV cache");
+  batch.kv.layer =
+      operands.Bytes(kv.layer, (kv.kv_heads - 1) * kv.head_stride + blocks * batch.kv.layout.bytes(),
+                     "KV cache", Operands::kLine);
   return batch;
 }
 

@@ -78,14 +78,15 @@ void EmulatedOps::Do(const std::shared_ptr<const FfnWork>& work) {
     const float* const weights = from.has_weights
                                      ? from.weights.data()
                                      : operands.FloatsIfAny(from.args.weights_on_device, tokens, "weights");
-    entries.push_back({.slices = operands.Bytes(from.args.slice, num_slices * args.slice_bytes, "slice"),
-                       .num_slices = num_slices,
-                       .tokens = tokens,
-                       .rows = from.has_rows ? from.rows.data() : nullptr,
-                       .weights = weights,
-                       .x = nullptr,
-                       .h = nullptr,
-                       .first_task = tasks});
+    entries.push_back(
+        {.slices = operands.Bytes(from.args.slice, num_slices * args.slice_bytes, "slice", Operands::kLine),
+         .num_slices = num_slices,
+         .tokens = tokens,
+         .rows = from.has_rows ? from.rows.data() : nullptr,
+         .weights = weights,
+         .x = nullptr,
+         .h = nullptr,
+         .first_task = tasks});
     x_rows = std::max(x_rows, from.has_rows ? operands.RowsNeeded(from.rows, "rows") : tokens);
     x_tokens += tokens;
     h_tokens += tokens * num_slices;

@@ -15,6 +15,8 @@ namespace fiddler::emulated {
 
 class Operands {
  public:
+  static constexpr uint64_t kLine = 64;  // alignment of slices and caches (plugin.h)
+
   // `op`: "mat_mul". References must outlive this object.
   Operands(const EmulatedMemory& memory, std::string_view op) : memory_(memory), op_(op) {}
 

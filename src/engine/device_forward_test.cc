@@ -15,6 +15,7 @@
 #include "base/rng.h"
 #include "base/sanitized.h"
 #include "device/emulated.h"
+#include "engine/device_forward_testing.h"
 #include "engine/golden_testing.h"
 #include "engine/host_forward.h"
 #include "engine/test_models.h"
@@ -23,23 +24,6 @@
 
 namespace fiddler {
 namespace {
-
-// Models of two families with experts of several slices: `shared` ones bring an expert that every token
-// passes.
-ModelConfig ConfigOf(bool shared) {
-  ModelConfig config = ReadModelConfig(GoldenModel(shared ? "qwen2-base" : "mixtral-base").string());
-  config.spec.moe.intermediate = shared ? 150 : 300;  // 3 and 5 slices of 64, the last not full
-  config.spec.moe.num_experts = shared ? 7 : 6;
-  config.spec.moe.top_k = shared ? 3 : 2;
-  if (shared) config.spec.moe.shared_intermediate = 100;
-  return config;
-}
-
-const PackedModel& ModelOf(bool shared) {
-  static const PackedModel models[] = {Pack(MakeDummyModel(ConfigOf(false), 5, DType::kF32)),
-                                       Pack(MakeDummyModel(ConfigOf(true), 6, DType::kBF16))};
-  return models[shared ? 1 : 0];
-}
 
 // The same with experts in a file and room for few of them in host memory.
 const PackedModel& ModelOnDisk(bool shared) {
@@ -53,73 +37,6 @@ const PackedModel& ModelOnDisk(bool shared) {
   static PackedModel models[] = {pack(false), pack(true)};
   return models[shared ? 1 : 0];
 }
-
-constexpr int64_t kPositions = 70;  // three blocks of the KV cache
-
-ForwardLimits Limits() {
-  return {.batch_tokens = kPositions,
-          .positions = kPositions,
-          .sequences = 2,
-          .kv_blocks = 7,
-          .logit_rows = kPositions,
-          .arithmetic = Arithmetic::kExact};
-}
-
-// Two sequences that take turns, chunk by chunk, or go together.
-struct Script {
-  std::vector<int32_t> tokens[2];
-  std::vector<std::array<int64_t, 2>> steps;  // tokens of either sequence
-  std::vector<bool> looked_at;                // whether anybody wants the logits of a step: a prompt's chunks
-                                              // follow each other without a pause
-
-  Script(Rng& rng, int64_t vocab_size) {
-    std::array<int64_t, 2> left = {};
-    for (size_t s = 0; s < 2; ++s) {
-      const uint64_t most = rng.NextBits() % 8 == 0 ? kPositions / 2 : 12;  // seldom across a block's end
-      left[s] = static_cast<int64_t>(1 + rng.NextBits() % most);
-      for (int64_t t = 0; t < left[s]; ++t) {
-        tokens[s].push_back(static_cast<int32_t>(rng.NextBits() % static_cast<uint64_t>(vocab_size)));
-      }
-    }
-    const uint64_t chunk = std::array<uint64_t, 3>{1, 5, kPositions}[rng.NextBits() % 3];
-    while (left[0] + left[1] > 0) {
-      std::array<int64_t, 2> step = {};
-      for (size_t s = 0; s < 2; ++s) {
-        step[s] = std::min(left[s], static_cast<int64_t>(rng.NextBits() % (chunk + 1)));
-        left[s] -= step[s];
-      }
-      if (step[0] + step[1] == 0) continue;
-      steps.push_back(step);
-      looked_at.push_back(left[0] + left[1] == 0 || rng.NextBits() % 2 == 0);
-    }
-  }
-
-  // Logits of all tokens, in the order they are computed.
-  std::vector<float> Run(Forward& forward) const {
-    const std::vector<BlockId> tables[] = {{6, 0, 3}, {2, 5, 1}};
-    std::array<int64_t, 2> done = {};
-    std::vector<float> logits;
-    for (size_t i = 0; i < steps.size(); ++i) {
-      const std::array<int64_t, 2>& step = steps[i];
-      std::vector<BatchEntry> batch;
-      for (size_t s = 0; s < 2; ++s) {
-        if (step[s] == 0) continue;
-        batch.push_back({.tokens = std::span(tokens[s]).subspan(static_cast<size_t>(done[s]),
-                                                                static_cast<size_t>(step[s])),
-                         .first_position = done[s],
-                         .block_table = tables[s]});
-        done[s] += step[s];
-      }
-      forward.Run(batch);
-      if (!looked_at[i]) continue;
-      std::vector<int32_t> rows(static_cast<size_t>(step[0] + step[1]));
-      std::iota(rows.begin(), rows.end(), 0);
-      const std::span<float> part = forward.Logits(rows);
-      logits.insert(logits.end(), part.begin(), part.end());
-    }
-    return logits;
-  }
-};
 
 // Any decision there is, with any way to give up slots.
 class RandomPolicy final : public Policy {
@@ -188,40 +105,6 @@ class RandomPolicy final : public Policy {
   std::vector<ExpertShare> shares_;
 };
 
-CostModel Cost() {
-  return MakeCostModel(FindHardware("rtx4090-ddr5"), {.bytes = 1e6, .flops_per_token = 1e6});
-}
-
-PolicyFactory Named(std::string_view name) {
-  return [name](const PolicyGeometry& geometry, const CostModel& cost) {
-    return MakePolicy(name, geometry, cost);
-  };
-}
-
-MemoryNeeds NeedsOf(const PackedModel& model, const ForwardLimits& limits = Limits()) {
-  ThreadPool pool(1, DiscoverTopology());
-  return DeviceMemoryNeeds(model, BestKernels(), pool, limits);
-}
-
-// An emulated device and its use, with room for so many slices of experts.
-struct Machine {
-  Machine(const PackedModel& model, int64_t slots, const EmulatorOptions& options, PolicyFactory make_policy)
-      : Machine(NeedsOf(model), slots, options, std::move(make_policy)) {}
-  Machine(const MemoryNeeds& needs, int64_t slots, EmulatorOptions options, PolicyFactory make_policy) {
-    options.memory_bytes = needs.device_dense_bytes + needs.kv_bytes + needs.device_workspace_bytes +
-                           static_cast<uint64_t>(slots) * needs.slice_bytes;
-    device = OpenEmulatedDevice(options, BestKernels());
-    setup = {.device = device.get(),
-             .make_policy = std::move(make_policy),
-             .cost = Cost(),
-             .memory_bytes = options.memory_bytes,
-             .popularity = {}};
-  }
-
-  std::unique_ptr<Device> device;
-  DeviceSetup setup;
-};
-
 // Sanitizers take ten times as long.
 constexpr uint64_t kSeeds = kSanitized ? 100 : 1000;
 constexpr uint64_t kShards = 10;
@@ -270,27 +153,16 @@ class GoldenOnDeviceTest : public testing::TestWithParam<std::string> {};
 TEST_P(GoldenOnDeviceTest, SameLogitsAsTransformers) {
   const Golden golden(kGoldenDir / GetParam());
   const PackedModel model = LoadPacked(kGoldenDir / GetParam() / "model");
-  const auto tokens = static_cast<int64_t>(golden.input_ids.size());
-  const ForwardLimits limits = {.batch_tokens = tokens,
-                                .positions = tokens,
-                                .kv_blocks = static_cast<int32_t>(KvCache::BlocksFor(tokens)),
-                                .logit_rows = tokens,
-                                .arithmetic = Arithmetic::kExact};
-  std::vector<BlockId> table(static_cast<size_t>(limits.kv_blocks));
-  std::iota(table.rbegin(), table.rend(), 0);
-  std::vector<int32_t> rows(golden.input_ids.size());
-  std::iota(rows.begin(), rows.end(), 0);
   ThreadPool pool(2, DiscoverTopology());
   for (const std::string_view policy : PolicyNames()) {
-    const MemoryNeeds needs = NeedsOf(model, limits);
     EmulatorOptions options;
     options.pool = &pool;
     options.adversary_seed = 11;
-    Machine machine(needs, needs.num_expert_slices / 2, options, Named(policy));
-    DeviceForward forward(model, BestKernels(), pool, limits, machine.setup);
-    const BatchEntry all = {.tokens = golden.input_ids, .block_table = table};
-    forward.Run({&all, 1});
-    EXPECT_LE(MaxDifference(forward.Logits(rows), golden.logits), kLogitTolerance) << policy;
+    EXPECT_LE(
+        MaxDifference(LogitsOnDevice(model, golden.input_ids, Arithmetic::kExact, policy, pool, options),
+                      golden.logits),
+        kLogitTolerance)
+        << policy;
   }
 }
 
@@ -357,6 +229,25 @@ TEST(DeviceForwardTest, AModelWithoutExpertsTakesWhatWasPredicted) {
     DeviceForward forward(model, BestKernels(), pool, Limits(), machine.setup);
     EXPECT_LE(MaxDifference(script.Run(forward), script.Run(host)), kLogitTolerance) << "seed " << seed;
     EXPECT_LE(machine.setup.memory_bytes - machine.device->memory().peak_bytes, DeviceArena::kAlignment);
+  }
+}
+
+// A second slice of INT8 lies on 64 bytes, not on 256.
+TEST(DeviceForwardTest, QuantizedExperts) {
+  Rng rng(4);
+  ThreadPool pool(2, DiscoverTopology());
+  EmulatorOptions options;
+  options.pool = &pool;
+  for (const Quantization quantization : {Quantization::kInt8, Quantization::kInt4}) {
+    const PackedModel model =
+        Pack(MakeDummyModel(ConfigOf(false), 5, DType::kF32), {.quantization = quantization});
+    const Script script(rng, model.spec.vocab_size);
+    HostForward host(model, BestKernels(), pool, Limits());
+    for (const std::string_view policy : PolicyNames()) {
+      Machine machine(model, 7, options, Named(policy));
+      DeviceForward forward(model, BestKernels(), pool, Limits(), machine.setup);
+      EXPECT_LE(MaxDifference(script.Run(forward), script.Run(host)), kLogitTolerance) << policy;
+    }
   }
 }
 
