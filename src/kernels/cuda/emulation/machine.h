@@ -146,6 +146,7 @@ void CopyAsyncWait(Caller where = FIDDLER_CALLER) {
 void MmaBf16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
 void MmaU8S8(int32_t (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
 uint32_t PackBf16(float low, float high);
+inline float Exp2(float x) { return std::exp2(x); }
 inline float FloatOfBits(uint32_t bits) {
   float value;
   std::memcpy(&value, &bits, sizeof value);
