@@ -7,7 +7,6 @@ void MatMul(OpContext&, const FiddlerMatMul&) { throw std::runtime_error("mat_mu
 void RotateStore(OpContext&, const FiddlerRotateStore&) {
   throw std::runtime_error("rotate_store: not there yet");
 }
-void Attend(OpContext&, const FiddlerAttend&) { throw std::runtime_error("attend: not there yet"); }
 void Add(OpContext&, const FiddlerAdd&) { throw std::runtime_error("add: not there yet"); }
 void Sigmoid(OpContext&, const FiddlerSigmoid&) { throw std::runtime_error("sigmoid: not there yet"); }
 void Route(OpContext&, const FiddlerRoute&) { throw std::runtime_error("route: not there yet"); }
