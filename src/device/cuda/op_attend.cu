@@ -4,6 +4,7 @@
 #include "device/cuda/ops.h"
 #include "device/scratch.h"
 #include "kernels/cuda/attend_simple.cuh"
+#include "kernels/cuda/attend_tensor.cuh"
 #include "kernels/kv_view.h"
 
 namespace fiddler::cuda {
@@ -104,13 +105,60 @@ void AttendSimple(const OpContext& context, AttendParams& params, bool is_bf16) 
          context.stream, is_bf16 ? AttendSimpleKernel<true> : AttendSimpleKernel<false>, params);
 }
 
+// On tensor cores: two blocks keep a multiprocessor busy.
+template <int kHeadDim>
+void AttendTensor(const OpContext& context, AttendParams& params) {
+  using Shape = TensorShape<kHeadDim>;
+  const int heads = std::min(params.group, Shape::kQueries);
+  const int tokens = Shape::kQueries / heads;
+  const QueryTiles tiles = {.tokens = tokens,
+                            .heads = heads,
+                            .head_tiles = (params.group + heads - 1) / heads,
+                            .run_slots = std::min({kRunSlots, tokens, params.tokens}),
+                            .kv_heads = params.num_heads / params.group};
+  // At least: as many as there are if all tokens are of one sequence.
+  const int64_t blocks = int64_t{(params.tokens + tokens - 1) / tokens} * tiles.kv_heads * tiles.head_tiles;
+  params.splits = ChooseSplits(params, blocks, int64_t{context.num_sms} * 2, kTensorLeastBlocks);
+  TakeScratch(context, params);
+  Launch("attend",
+         {.grid = Grid(blocks * tiles.run_slots * params.splits),
+          .block = dim3(kTensorThreads),
+          .shared_bytes = Shape::kBytes},
+         context.stream, AttendTensorKernel<kHeadDim>, params, tiles);
+}
+
+// False: there is no such kernel for these heads, or q or out are not such that 16 bytes of them can be read.
+bool AttendTensor(const OpContext& context, AttendParams& params) {
+  const auto aligned = [](const float* x) { return reinterpret_cast<uintptr_t>(x) % 16 == 0; };
+  if (!aligned(params.q) || !aligned(params.out)) return false;
+  switch (params.head_dim) {
+    case 64:
+      AttendTensor<64>(context, params);
+      return true;
+    case 96:
+      AttendTensor<96>(context, params);
+      return true;
+    case 128:
+      AttendTensor<128>(context, params);
+      return true;
+    case 192:
+      AttendTensor<192>(context, params);
+      return true;
+    case 256:
+      AttendTensor<256>(context, params);
+      return true;
+    default:
+      return false;
+  }
+}
+
 }  // namespace
 
 void Attend(OpContext& context, const FiddlerAttend& args) {
   AttendParams params = Check(args);
   if (params.tokens == 0) return;
   const bool is_bf16 = args.kv.dtype == static_cast<int32_t>(DType::kBF16);
-  AttendSimple(context, params, is_bf16);
+  if (!is_bf16 || !AttendTensor(context, params)) AttendSimple(context, params, is_bf16);
   if (params.splits == 1) return;
   Launch("attend",
          {.grid = Grid(int64_t{params.tokens} * params.num_heads),

@@ -74,6 +74,9 @@ __device__ __forceinline__ float Exp2(float x) {
   return y;
 }
 
+// Of a word that is not 0.
+__device__ __forceinline__ int LowestBit(uint32_t word) { return __ffs(static_cast<int>(word)) - 1; }
+
 __device__ __forceinline__ float FloatOfBits(uint32_t bits) { return __uint_as_float(bits); }
 __device__ __forceinline__ uint32_t BitsOfFloat(float value) { return __float_as_uint(value); }
 
@@ -86,6 +89,7 @@ using emulation::CopyAsyncWait;
 using emulation::Exp2;
 using emulation::FloatOfBits;
 using emulation::LoadOnce;
+using emulation::LowestBit;
 using emulation::MmaBf16;
 using emulation::MmaU8S8;
 using emulation::PackBf16;

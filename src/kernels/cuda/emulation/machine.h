@@ -11,6 +11,7 @@
 // Barriers can be taken out, one place in the sources at a time: for tests that prove that each is needed.
 #pragma once
 
+#include <bit>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -146,6 +147,7 @@ void CopyAsyncWait(Caller where = FIDDLER_CALLER) {
 void MmaBf16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
 void MmaU8S8(int32_t (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
 uint32_t PackBf16(float low, float high);
+inline int LowestBit(uint32_t word) { return std::countr_zero(word); }
 inline float Exp2(float x) { return std::exp2(x); }
 inline float FloatOfBits(uint32_t bits) {
   float value;
