@@ -264,11 +264,31 @@ __device__ __forceinline__ void AttendRun(const AttendParams& params, const Quer
   __syncthreads();  // the next run takes the same memory
 }
 
+// Tokens [begin, end) of a tile.
+struct TokenRange {
+  int begin;
+  int end;
+};
+
+// The run of one sequence that is the `number`th of those in a tile; empty if there are not so many.
+__device__ __forceinline__ TokenRange FindRun(const AttendParams& params, TokenRange tile, int number,
+                                              int lane) {
+  TokenRange run = {tile.end, tile.end};
+  for (int from = tile.begin; from < tile.end; from += kWarp) {
+    const int t = from + lane;
+    const bool starts = t < tile.end && (t == tile.begin || params.sequences[t] != params.sequences[t - 1]);
+    for (uint32_t word = __ballot_sync(kWholeWarp, starts); word != 0; word &= word - 1, --number) {
+      if (number == 0) run.begin = from + LowestBit(word);
+      if (number == -1) run.end = from + LowestBit(word);
+    }
+  }
+  return run;
+}
+
 // Blocks: [tiles of tokens, the last first, for it sees the most][kv_heads][head_tiles][run_slots][splits].
 template <int kHeadDim>
 __global__ void __launch_bounds__(kTensorThreads, 2)
     AttendTensorKernel(AttendParams params, QueryTiles tiles) {
-  const int lane = static_cast<int>(threadIdx.x) % kWarp;
   int index = static_cast<int>(blockIdx.x);
   const auto take = [&](int count) {
     const int digit = index % count;
@@ -280,37 +300,19 @@ __global__ void __launch_bounds__(kTensorThreads, 2)
   const int first_head = take(tiles.head_tiles) * tiles.heads;
   const int kv_head = take(tiles.kv_heads);
   const int begin = ((params.tokens + tiles.tokens - 1) / tiles.tokens - 1 - index) * tiles.tokens;
-  const int end = begin + tiles.tokens < params.tokens ? begin + tiles.tokens : params.tokens;
-  const int heads = first_head + tiles.heads < params.group ? tiles.heads : params.group - first_head;
-
-  // Bit i: a run begins with token `from` + i.
-  const auto starts_at = [&](int from) {
-    const int t = from + lane;
-    return __ballot_sync(kWholeWarp,
-                         t < end && (t == begin || params.sequences[t] != params.sequences[t - 1]));
-  };
-  int number = 0;
-  for (int from = begin; from < end; from += kWarp) {
-    uint32_t starts = starts_at(from);
-    while (starts != 0) {
-      const int first = from + LowestBit(starts);
-      starts &= starts - 1;
-      if (number++ % tiles.run_slots != slot) continue;
-      uint32_t later = starts;
-      int word = from;
-      while (later == 0 && word + kWarp < end) {
-        word += kWarp;
-        later = starts_at(word);
-      }
-      const int next = later != 0 ? word + LowestBit(later) : end;
-      AttendRun<kHeadDim>(params,
-                          {.first_token = first,
-                           .tokens = next - first,
-                           .first_position = params.positions[first],
-                           .first_head = kv_head * params.group + first_head,
-                           .heads = heads},
-                          kv_head, split);
-    }
+  const TokenRange tile = {begin,
+                           begin + tiles.tokens < params.tokens ? begin + tiles.tokens : params.tokens};
+  for (int number = slot;; number += tiles.run_slots) {
+    const TokenRange run = FindRun(params, tile, number, static_cast<int>(threadIdx.x) % kWarp);
+    if (run.begin == run.end) return;
+    AttendRun<kHeadDim>(
+        params,
+        {.first_token = run.begin,
+         .tokens = run.end - run.begin,
+         .first_position = params.positions[run.begin],
+         .first_head = kv_head * params.group + first_head,
+         .heads = first_head + tiles.heads < params.group ? tiles.heads : params.group - first_head},
+        kv_head, split);
   }
 }
 

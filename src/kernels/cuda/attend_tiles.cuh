@@ -19,6 +19,7 @@ namespace fiddler::cuda {
 inline constexpr int kTileRows = 16;
 inline constexpr int kChunkBytes = 16;
 inline constexpr int kRowBytes = kKvBlockTokens * 4;  // a pair of dimensions of all positions, or the reverse
+inline constexpr int kChunksOfRow = kRowBytes / kChunkBytes;
 
 // The keys, or the values, of a block.
 template <int kHeadDim>
@@ -41,9 +42,9 @@ class KvStream {
   __device__ __forceinline__ KvStream(const AttendParams& params, const std::byte* kv_head,
                                       const int32_t* table, KvRange range, int step, std::byte* slots,
                                       int thread)
-      : kv_head_(kv_head),
+      : params_(params),
+        kv_head_(kv_head),
         table_(table),
-        block_bytes_(params.block_bytes),
         next_(range.begin),
         end_(range.end),
         step_(step),
@@ -53,74 +54,72 @@ class KvStream {
   __device__ __forceinline__ void Start() {
     if (next_ < end_) block_ = table_[next_];
 #pragma unroll
-    for (int unit = 0; unit < kSlots - 1; ++unit) unit % 2 == 0 ? FetchKeys() : FetchValues();
+    for (int unit = 0; unit < kSlots - 1; ++unit) unit % 2 == 0 ? FetchKeys(unit) : FetchValues(unit);
   }
   __device__ __forceinline__ const std::byte* TakeKeys() {
-    const std::byte* const keys = Take();
-    FetchValues();
-    return keys;
+    const int slot = Take();
+    FetchValues((slot + kSlots - 1) % kSlots);
+    return slots_ + slot * kUnit;
   }
   __device__ __forceinline__ const std::byte* TakeValues() {
-    const std::byte* const values = Take();
-    FetchKeys();
-    return values;
+    const int slot = Take();
+    FetchKeys((slot + kSlots - 1) % kSlots);
+    return slots_ + slot * kUnit;
   }
 
  private:
   static_assert(kSlots % 2 == 0, "the unit kSlots - 1 ahead of keys is one of values");
   static constexpr int kUnit = kUnitBytes<kHeadDim>;
 
-  __device__ __forceinline__ const std::byte* Take() {
+  __device__ __forceinline__ int Take() {
     CopyAsyncWait<kSlots - 2>();
-    // What the others copied is there as well; and they have read the unit before, whose place is taken next.
+    // What the others copied is there as well; and they have read the unit before, whose slot is filled next.
     if constexpr (kThreads == kWarp) {
       __syncwarp();
     } else {
       __syncthreads();
     }
-    const std::byte* const unit = slots_ + take_ * kUnit;
-    take_ = (take_ + 1) % kSlots;
-    return unit;
+    const int slot = slot_;
+    slot_ = (slot_ + 1) % kSlots;
+    return slot;
   }
-  __device__ __forceinline__ void FetchKeys() {
-    if (next_ < end_) Fetch</*kValues=*/false>(kv_head_ + block_ * block_bytes_);
-    Fetched();
+  __device__ __forceinline__ const std::byte* Keys() const { return kv_head_ + block_ * params_.block_bytes; }
+  __device__ __forceinline__ void FetchKeys(int slot) {
+    if (next_ < end_) Fetch</*kValues=*/false>(slot, Keys());
+    CopyAsyncCommit();
   }
-  __device__ __forceinline__ void FetchValues() {
+  __device__ __forceinline__ void FetchValues(int slot) {
     if (next_ < end_) {
-      Fetch</*kValues=*/true>(kv_head_ + block_ * block_bytes_ + kUnit);
+      Fetch</*kValues=*/true>(slot, Keys() + kUnit);
       next_ += step_;
       if (next_ < end_) block_ = table_[next_];  // on its way until the next unit is taken
     }
-    Fetched();
-  }
-  __device__ __forceinline__ void Fetched() {
     CopyAsyncCommit();
-    fetch_ = (fetch_ + 1) % kSlots;
   }
   template <bool kValues>
-  __device__ __forceinline__ void Fetch(const std::byte* from) {
-    std::byte* const to = slots_ + fetch_ * kUnit;
+  __device__ __forceinline__ void Fetch(int slot, const std::byte* from) {
+    std::byte* const to = slots_ + slot * kUnit;
 #pragma unroll
     for (int i = 0; i < kUnit / kChunkBytes / kThreads; ++i) {
-      const int chunk = i * kThreads + thread_;
-      const int row = chunk / 8;
-      const int q = kValues ? row / 4 % 4 : row % 4;
-      CopyAsync16(to + ChunkOffset(row, chunk % 8, q), from + chunk * kChunkBytes);
+      // Chunk i * kThreads + thread, such that the compiler sees how little depends on i.
+      constexpr int kRows = kThreads / kChunksOfRow;
+      const int row = thread_ / kChunksOfRow;
+      const int q = kValues ? i * (kRows / 4) % 4 + row / 4 : row % 4;
+      CopyAsync16(to + i * kRows * kRowBytes + ChunkOffset(row, thread_ % kChunksOfRow, q),
+                  from + (i * kThreads + thread_) * kChunkBytes);
     }
   }
 
+  const AttendParams& params_;
   const std::byte* kv_head_;
   const int32_t* table_;
-  int64_t block_bytes_;
-  int64_t block_ = 0;  // of the unit to fetch
+  int32_t block_ = 0;  // of the unit to fetch
   int next_;           // its index in the table
   int end_;
   int step_;
   std::byte* slots_;
   int thread_;
-  int fetch_ = 0;
-  int take_ = 0;
+  int slot_ = 0;  // to take
 };
 
 // What a warp has of kTiles x 16 queries, whose tokens are positions [first_newest, last_newest] of a
@@ -177,7 +176,7 @@ __device__ __forceinline__ void Scores(const uint4* q, const std::byte* keys, in
       for (int c = 0; c < 4; ++c) scores[m][j][c] = 0;
     }
   }
-#pragma unroll
+#pragma unroll 2
   for (int step = 0; step < kHeadDim / 16; ++step) {
     const uint4 low = LoadChunk(keys, ChunkOffset(8 * step + lane % 4, lane / 4, lane % 4));
     const uint4 high = LoadChunk(keys, ChunkOffset(8 * step + 4 + lane % 4, lane / 4, lane % 4));
@@ -267,8 +266,7 @@ __device__ __forceinline__ void AddValues(const AttendParams& params, int first_
   const bool all_written = first_position >= oldest && first_position + kKvBlockTokens - 1 <= newest;
 #pragma unroll
   for (int t = 0; t < 2; ++t) {
-    const uint32_t low_mask = SeenMask(first_position + 8 * q + 4 * t, oldest, newest);
-    const uint32_t high_mask = SeenMask(first_position + 8 * q + 4 * t + 2, oldest, newest);
+    const int position = first_position + 8 * q + 4 * t;
 #pragma unroll
     for (int m = 0; m < kTiles; ++m) MmaBf16(state.total[m], weights[m][t], kOnes, kOnes);
 #pragma unroll
@@ -277,8 +275,8 @@ __device__ __forceinline__ void AddValues(const AttendParams& params, int first_
       uint4 low = LoadChunk(values, ChunkOffset(row, g, q));
       uint4 high = LoadChunk(values, ChunkOffset(row + 1, g, q));
       if (!all_written) {
-        Mask(low, low_mask);
-        Mask(high, high_mask);
+        Mask(low, SeenMask(position, oldest, newest));
+        Mask(high, SeenMask(position + 2, oldest, newest));
       }
 #pragma unroll
       for (int m = 0; m < kTiles; ++m) {
