@@ -31,8 +31,8 @@ class Context final : public OpContext {
 class PlayedKernels final : public EmulatedOps {
  public:
   PlayedKernels(const EmulatedMemory& memory, const CpuKernels& kernels, const emulated::Workers& workers,
-                const emulation::MachineOptions& options, int num_sms)
-      : EmulatedOps(memory, kernels, workers), num_sms_(num_sms) {
+                const emulation::MachineOptions& options, int num_sms, std::set<emulation::Site>* sites)
+      : EmulatedOps(memory, kernels, workers), num_sms_(num_sms), sites_(sites) {
     machine_.options = options;
   }
 
@@ -49,6 +49,7 @@ class PlayedKernels final : public EmulatedOps {
     } catch (const std::runtime_error& error) {
       throw Error("{}", error.what());
     }
+    if (sites_ != nullptr) sites_->insert(machine_.sites().begin(), machine_.sites().end());
   }
 
   void SetScratch(FiddlerAddress address, uint64_t bytes) override {
@@ -118,15 +119,17 @@ class PlayedKernels final : public EmulatedOps {
 
   emulation::Machine machine_;
   const int num_sms_;
+  std::set<emulation::Site>* const sites_;
   FiddlerAddress scratch_ = 0;
   uint64_t scratch_bytes_ = 0;
 };
 
 }  // namespace
 
-emulated::OpsFactory PlayedOps(const emulation::MachineOptions& machine, int num_sms) {
+emulated::OpsFactory PlayedOps(const emulation::MachineOptions& machine, int num_sms,
+                               std::set<emulation::Site>* sites) {
   return [=](const EmulatedMemory& memory, const CpuKernels& kernels, const emulated::Workers& workers) {
-    return std::make_unique<PlayedKernels>(memory, kernels, workers, machine, num_sms);
+    return std::make_unique<PlayedKernels>(memory, kernels, workers, machine, num_sms, sites);
   };
 }
 

@@ -4,13 +4,16 @@
 #pragma once
 
 #include <memory>
+#include <set>
 
 #include "device/emulated.h"
 #include "kernels/cuda/emulation/machine.h"
 
 namespace fiddler::cuda {
 
-// A factory for EmulatorOptions. `num_sms`: what the operations take for the size of the GPU.
-emulated::OpsFactory PlayedOps(const emulation::MachineOptions& machine = {}, int num_sms = 4);
+// A factory for EmulatorOptions. `num_sms`: what the operations take for the size of the GPU. `sites`, if not
+// null, gets the places in the sources where kernels wait, and must outlive the device.
+emulated::OpsFactory PlayedOps(const emulation::MachineOptions& machine = {}, int num_sms = 4,
+                               std::set<emulation::Site>* sites = nullptr);
 
 }  // namespace fiddler::cuda
