@@ -1,6 +1,7 @@
 // attend on CUDA kernels against the oracle's, with the tolerances of kernels/attend_testing.h.
 #include <algorithm>
 #include <cstring>
+#include <deque>
 #include <memory>
 
 #include "base/error_testing.h"
@@ -10,7 +11,6 @@
 namespace fiddler::cuda {
 namespace {
 
-using emulation::MachineOptions;
 using testing::AttendProblem;
 using testing::AttendShape;
 using testing::GuardedArray;
@@ -171,8 +171,7 @@ class Problem {
 
 void ExpectLikeOracle(const Shape& shape, uint64_t seed = 1, int num_sms = 4) {
   const Problem problem(shape, static_cast<uint32_t>(seed));
-  OpDevice device(problem.Limits(),
-                  MachineOptions{.seed = seed, .deferred_copies = seed % 2 == 1, .without = {}}, num_sms);
+  OpDevice device(problem.Limits(), MachineOf(seed), num_sms);
   problem.ExpectLikeOracle(problem.Attended(device));
 }
 
@@ -206,6 +205,184 @@ TEST(CudaAttendTest, Random) {
     ExpectLikeOracle(shape, i, random.Coin() ? 2 : 16);
     if (HasFatalFailure()) return;
   }
+}
+
+// Tiles of queries: groups that do not divide them, and that are larger than one.
+TEST(CudaAttendTest, Groups) {
+  uint64_t seed = 0;
+  for (const int64_t group : {1, 2, 4, 5, 8, 12, 16, 17, 20, 64, 70, 130}) {
+    for (const int64_t head_dim : {64, 256}) {
+      ExpectLikeOracle({.kv_heads = group > 16 ? 1 : 2,
+                        .group = group,
+                        .head_dim = head_dim,
+                        .runs = {{33, 1}, {20, group > 16 ? 4 : 150 / group}, {0, 2}}},
+                       ++seed);
+    }
+  }
+}
+
+// Many runs in one tile, more than share it; runs across its 32nd token and across the end of a tile.
+TEST(CudaAttendTest, Runs) {
+  for (const int64_t group : {1, 4}) {
+    Shape shape = {.kv_heads = 2, .group = group, .head_dim = 64};
+    for (int64_t r = 0; r < 21; ++r) shape.runs.push_back({r * 7, 1 + r % 3});
+    ExpectLikeOracle(shape, 1);
+    shape.runs = {{64, 5}, {3, 50}, {100, 1}, {0, 90}, {31, 2}};
+    ExpectLikeOracle(shape, 2);
+    shape.runs = {{5, 1}, {0, 140 / group}};
+    ExpectLikeOracle(shape, 3);
+  }
+}
+
+TEST(CudaAttendTest, Windows) {
+  uint64_t seed = 0;
+  for (const int64_t head_dim : {40, 64}) {
+    for (const int64_t window : {1, 2, 31, 32, 33, 64, 65, 200}) {
+      ExpectLikeOracle({.kv_heads = 1,
+                        .group = 4,
+                        .head_dim = head_dim,
+                        .window = window,
+                        .runs = {{150, 1}, {95, 40}, {0, 33}, {31, 1}, {32, 1}, {200, 5}}},
+                       ++seed);
+    }
+  }
+}
+
+// Each of the first positions alone: ends of blocks, of splits, and splits that have nothing.
+TEST(CudaAttendTest, Positions) {
+  for (const int num_sms : {4, 132}) {
+    for (const int64_t position : {0, 1, 31, 32, 63, 64, 95, 96, 127, 128, 159, 160, 256}) {
+      ExpectLikeOracle({.kv_heads = 2, .group = 4, .head_dim = 64, .runs = {{position, 1}}},
+                       static_cast<uint64_t>(position), num_sms);
+    }
+  }
+}
+
+TEST(CudaAttendTest, LongSequences) {
+  uint64_t seed = 0;
+  for (const int num_sms : {1, 16, 132}) {
+    for (const int64_t head_dim : {80, 128}) {
+      ExpectLikeOracle({.kv_heads = 2, .group = 4, .head_dim = head_dim, .runs = {{1500, 1}}}, ++seed,
+                       num_sms);
+      ExpectLikeOracle({.kv_heads = 1,
+                        .group = 8,
+                        .head_dim = head_dim,
+                        .runs = {{1480, 1}, {2, 1}, {1100, 30}, {700, 2}}},
+                       ++seed, num_sms);
+    }
+  }
+}
+
+// In chunks of a few tokens as in one, on kernels of other tiles and splits.
+TEST(CudaAttendTest, Chunks) {
+  for (const int64_t group : {2, 20}) {
+    const Problem problem({.kv_heads = 2, .group = group, .head_dim = 96, .runs = {{45, 60}}});
+    for (const int64_t chunk : {1, 7, 32, 59}) {
+      OpDevice device(problem.Limits());
+      std::vector<float> all;
+      for (int64_t begin = 0; begin < 60; begin += chunk) {
+        const std::vector<float> some = problem.Attended(device, begin, std::min<int64_t>(60, begin + chunk));
+        all.insert(all.end(), some.begin(), some.end());
+      }
+      problem.ExpectLikeOracle(all);
+    }
+  }
+}
+
+// A segment that is captured once sees the positions of each launch.
+TEST(CudaAttendTest, Captured) {
+  const Problem problem({.kv_heads = 1, .group = 4, .head_dim = 64, .runs = {{100, 40}}});
+  OpDevice device(problem.Limits(), MachineOf(1), 16);
+  FiddlerAttend args = problem.Put(device, 0, 1);
+  device->BeginCapture(device.stream());
+  device->Attend(device.stream(), args);
+  const FiddlerSegment segment = device->EndCapture(device.stream());
+  std::vector<float> all;
+  for (int64_t t = 0; t < 40; ++t) {
+    const FiddlerAttend next = problem.Put(device, t, t + 1);
+    const auto replace = [&](FiddlerAddress to, FiddlerAddress from, int64_t count) {
+      const std::vector<float> words = device.Get(from, count);
+      device->CopyIn(device.stream(), to, words.data(), words.size() * sizeof(float));
+      device->Synchronize(device.stream());
+    };
+    replace(args.batch.positions, next.batch.positions, 1);
+    replace(args.q, next.q, problem.shape().width());
+    device->Launch(device.stream(), segment);
+    const std::vector<float> one = device.Get(args.out, problem.shape().width());
+    all.insert(all.end(), one.begin(), one.end());
+  }
+  problem.ExpectLikeOracle(all);
+}
+
+// q and out that are only on 4 bytes.
+TEST(CudaAttendTest, Unaligned) {
+  const Problem problem({.kv_heads = 1, .group = 4, .head_dim = 64, .runs = {{70, 3}}});
+  for (const bool q_is : {false, true}) {
+    OpDevice device(problem.Limits());
+    FiddlerAttend args = problem.Put(device, 0, 3);
+    const int64_t count = 3 * problem.shape().width();
+    std::vector<float> q = device.Get(args.q, count);
+    q.insert(q.begin(), 0.0f);
+    FiddlerAddress& moved = q_is ? args.q : args.out;
+    moved = device.Put(q) + sizeof(float);
+    device->Attend(device.stream(), args);
+    problem.ExpectLikeOracle(device.Get(args.out, count));
+  }
+}
+
+TEST(CudaAttendTest, EverySiteIsNeeded) {
+  std::deque<Problem> problems;
+  // Splits of warps with several blocks each, merged; two runs, one after another, of one slot.
+  problems.emplace_back(Shape{.kv_heads = 1, .group = 4, .head_dim = 256, .runs = {{700, 1}}});
+  problems.emplace_back(Shape{.kv_heads = 1, .group = 4, .head_dim = 64, .runs = {{150, 20}, {300, 1}}});
+  Shape many = {.kv_heads = 1, .group = 2, .head_dim = 64};
+  for (int64_t r = 0; r < 18; ++r) many.runs.push_back({40 * r, 1 + r % 2 * 9});
+  problems.emplace_back(many);
+  ScratchLimits limits;
+  for (const Problem& problem : problems) {
+    limits.tokens = std::max(limits.tokens, problem.Limits().tokens);
+    limits.num_heads = std::max(limits.num_heads, problem.Limits().num_heads);
+    limits.head_dim = std::max(limits.head_dim, problem.Limits().head_dim);
+  }
+  // only_on_gpus: a warp's lanes leave their sums where its last values were, after the tensor cores, where
+  // here all lanes meet.
+  ExpectEverySiteIsNeeded(
+      [&](OpDevice& device) {
+        std::vector<float> all;
+        for (const Problem& problem : problems) {
+          const std::vector<float> some = problem.Attended(device);
+          all.insert(all.end(), some.begin(), some.end());
+        }
+        return all;
+      },
+      {.scratch = limits, .num_sms = 4, .only_on_gpus = 1});
+}
+
+TEST(CudaAttendTest, Errors) {
+  const Problem problem({.kv_heads = 2, .group = 2, .head_dim = 64, .runs = {{900, 1}}});
+  const auto error_of = [&](const auto& change) {
+    OpDevice device(problem.Limits());
+    FiddlerAttend args = problem.Put(device, 0, 1);
+    change(args);
+    return ErrorOf([&] {
+      device->Attend(device.stream(), args);
+      device->Synchronize(device.stream());
+    });
+  };
+  EXPECT_TRUE(testing::Says(error_of([](FiddlerAttend& a) { a.kv.head_dim = 0; }), {"attend", "head_dim"}));
+  EXPECT_TRUE(testing::Says(error_of([](FiddlerAttend& a) { a.kv.dtype = 0; }), {"attend", "type 0"}));
+  EXPECT_TRUE(
+      testing::Says(error_of([](FiddlerAttend& a) { a.num_heads = 3; }), {"3 heads over 2 KV heads"}));
+  EXPECT_TRUE(testing::Says(error_of([](FiddlerAttend& a) { a.window = -1; }), {"window", "-1"}));
+  EXPECT_TRUE(testing::Says(error_of([](FiddlerAttend& a) { a.batch.tokens = -1; }), {"tokens", "-1"}));
+  EXPECT_TRUE(testing::Says(error_of([](FiddlerAttend& a) { a.batch.table_stride = 0; }), {"table_stride"}));
+  EXPECT_TRUE(
+      testing::Says(error_of([](FiddlerAttend& a) { a.kv.head_stride = 64; }), {"head_stride", "64"}));
+  EXPECT_TRUE(testing::Says(error_of([](FiddlerAttend& a) { a.kv.head_stride += 4; }), {"multiple of 64"}));
+
+  OpDevice small({.tokens = 1, .num_heads = 1, .head_dim = 8});
+  EXPECT_TRUE(testing::Says(ErrorOf([&] { problem.Attended(small); }),
+                            {"attend: scratch: needs", "bytes, has"}));
 }
 
 }  // namespace
