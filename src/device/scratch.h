@@ -22,12 +22,13 @@ constexpr uint64_t ProductScratchBytes(const ScratchLimits& limits) {
   return static_cast<uint64_t>(limits.tokens * ((limits.cols + 63) / 64 * 64)) * sizeof(float);
 }
 
-// Sums of queries over parts of the positions, merged in the end.
+// Sums of queries (a head of a token) over parts of the positions, merged in the end, so that a few queries
+// keep all of a GPU busy: two blocks of 16 queries for each of its 132 to 148 multiprocessors, and some more.
+inline constexpr int64_t kAttendParts = 64;       // of one query
+inline constexpr int64_t kAttendPartials = 8192;  // parts of all queries
 constexpr uint64_t AttendScratchBytes(const ScratchLimits& limits) {
-  constexpr int64_t kParts = 64;      // of one query
-  constexpr int64_t kQueries = 1024;  // that come in parts: longer prompts keep a GPU busy without
-  const int64_t queries = std::min(limits.tokens * limits.num_heads, kQueries);
-  return static_cast<uint64_t>(kParts * queries * (limits.head_dim + 2)) * sizeof(float);
+  const int64_t partials = std::min(kAttendParts * limits.tokens * limits.num_heads, kAttendPartials);
+  return static_cast<uint64_t>(partials * (limits.head_dim + 2)) * sizeof(float);
 }
 
 // x and the activations of some slices.

@@ -67,6 +67,16 @@ __device__ __forceinline__ uint32_t PackBf16(float low, float high) {
   return word;
 }
 
+// 2^x, relatively off by 2^-22 at most; 0 below the normal numbers.
+__device__ __forceinline__ float Exp2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+// Of a word that is not 0.
+__device__ __forceinline__ int LowestBit(uint32_t word) { return __ffs(static_cast<int>(word)) - 1; }
+
 __device__ __forceinline__ float FloatOfBits(uint32_t bits) { return __uint_as_float(bits); }
 __device__ __forceinline__ uint32_t BitsOfFloat(float value) { return __float_as_uint(value); }
 
@@ -76,8 +86,10 @@ using emulation::BitsOfFloat;
 using emulation::CopyAsync16;
 using emulation::CopyAsyncCommit;
 using emulation::CopyAsyncWait;
+using emulation::Exp2;
 using emulation::FloatOfBits;
 using emulation::LoadOnce;
+using emulation::LowestBit;
 using emulation::MmaBf16;
 using emulation::MmaU8S8;
 using emulation::PackBf16;

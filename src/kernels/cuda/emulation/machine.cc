@@ -103,6 +103,7 @@ void Block::Run(dim3 index, dim3 grid, dim3 size, size_t shared_bytes, const std
   body_ = &body;
   num_threads_ = size.x * size.y * size.z;
   error_.reset();
+  threads_.reserve(kMostThreads);  // a fiber knows its thread by address
   if (threads_.size() < num_threads_) threads_.resize(num_threads_);
   warps_.assign(num_threads_ / kLanes, Warp());
   shared_.assign(2 * kGuardBytes + shared_bytes + 128, kGuard);

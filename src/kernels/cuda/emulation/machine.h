@@ -11,6 +11,7 @@
 // Barriers can be taken out, one place in the sources at a time: for tests that prove that each is needed.
 #pragma once
 
+#include <bit>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -69,13 +70,13 @@ class Block;
 // A place in the sources where threads wait for each other or for copies: "attend.cuh:123".
 using Site = std::string;
 
-// Where a function was called, as the default of a parameter (clang 14 has no std::source_location).
+// Where a function was called: who wants to know takes file and line as its last parameters, with these
+// defaults. Two, for of a struct in their place g++ says where it was declared.
 struct Caller {
   const char* file;
   unsigned line;
 };
-#define FIDDLER_CALLER \
-  ::fiddler::cuda::emulation::Caller { __builtin_FILE(), __builtin_LINE() }
+#define FIDDLER_CALLER const char *file = __builtin_FILE(), unsigned line = __builtin_LINE()
 
 struct MachineOptions {
   uint64_t seed = 0;             // of the order of blocks, warps and lanes
@@ -140,12 +141,14 @@ void CopyAsync16(void* shared, const void* global);
 void CopyAsyncCommit();
 void WaitForCopies(int in_flight, Caller where);
 template <int kInFlight>
-void CopyAsyncWait(Caller where = FIDDLER_CALLER) {
-  WaitForCopies(kInFlight, where);
+void CopyAsyncWait(FIDDLER_CALLER) {
+  WaitForCopies(kInFlight, {file, line});
 }
 void MmaBf16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
 void MmaU8S8(int32_t (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
 uint32_t PackBf16(float low, float high);
+inline int LowestBit(uint32_t word) { return std::countr_zero(word); }
+inline float Exp2(float x) { return std::exp2(x); }
 inline float FloatOfBits(uint32_t bits) {
   float value;
   std::memcpy(&value, &bits, sizeof value);
@@ -166,12 +169,10 @@ using cudaStream_t = fiddler::cuda::emulation::Machine*;
 #define blockDim (fiddler::cuda::emulation::Running().block_size)
 #define gridDim (fiddler::cuda::emulation::Running().grid_size)
 
-inline void __syncthreads(fiddler::cuda::emulation::Caller where = FIDDLER_CALLER) {
-  fiddler::cuda::emulation::SyncThreads(where);
-}
-inline void __syncwarp(unsigned mask = 0xffffffffu, fiddler::cuda::emulation::Caller where = FIDDLER_CALLER) {
+inline void __syncthreads(FIDDLER_CALLER) { fiddler::cuda::emulation::SyncThreads({file, line}); }
+inline void __syncwarp(unsigned mask = 0xffffffffu, FIDDLER_CALLER) {
   fiddler::cuda::emulation::RequireWholeWarp(mask);
-  fiddler::cuda::emulation::SyncWarp(where);
+  fiddler::cuda::emulation::SyncWarp({file, line});
 }
 template <typename T>
 T __shfl_sync(unsigned mask, T value, unsigned lane) {

@@ -118,6 +118,7 @@ TEST(MachineTest, CopiesMustBeWaitedFor) {
   EXPECT_TRUE(copied(machine));
   ASSERT_EQ(machine.sites().size(), 2u);
   for (const emulation::Site& site : machine.sites()) {
+    EXPECT_EQ(site.find("machine_test.cc:"), 0u) << site;
     machine.options.without = site;
     EXPECT_FALSE(copied(machine)) << site;
   }
