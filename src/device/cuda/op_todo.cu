@@ -3,7 +3,6 @@
 
 namespace fiddler::cuda {
 
-void MatMul(OpContext&, const FiddlerMatMul&) { throw std::runtime_error("mat_mul: not there yet"); }
 void RotateStore(OpContext&, const FiddlerRotateStore&) {
   throw std::runtime_error("rotate_store: not there yet");
 }
