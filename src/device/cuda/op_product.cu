@@ -2,7 +2,7 @@
 #include <iterator>
 
 #include "device/cuda/products.h"
-#include "kernels/cuda/product_stream.cuh"
+#include "kernels/cuda/product_sums.cuh"
 
 namespace fiddler::cuda {
 namespace {
