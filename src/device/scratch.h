@@ -17,9 +17,14 @@ struct ScratchLimits {
   int64_t head_dim = 0;
 };
 
-// x as products take it, rounded: no more than a float each.
+// x as products take it, rounded: no more than a float each. And sums over parts of the columns, which come
+// in parts where thread blocks are fewer than a GPU has places for: 64 tokens at most, and then rows times
+// parts are no more than 32 for each of 512 places.
 constexpr uint64_t ProductScratchBytes(const ScratchLimits& limits) {
-  return static_cast<uint64_t>(limits.tokens * ((limits.cols + 63) / 64 * 64)) * sizeof(float);
+  constexpr int64_t kMostTokens = 64;
+  constexpr int64_t kRowsTimesParts = 32 * 512;
+  const int64_t x = limits.tokens * ((limits.cols + 63) / 64 * 64);
+  return static_cast<uint64_t>(x + std::min(limits.tokens, kMostTokens) * kRowsTimesParts) * sizeof(float);
 }
 
 // Sums of queries (a head of a token) over parts of the positions, merged in the end, so that a few queries

@@ -3,8 +3,8 @@
 //
 // Common to both: threadIdx, blockIdx, blockDim, gridDim, __syncthreads, __syncwarp, shuffles over whole
 // warps (mask kWholeWarp), float4, uint4, int4, float2, uint2, dim3, cudaStream_t, the float functions of
-// <cmath>, rsqrtf; and what intrinsics.cuh adds. All shared memory is dynamic: SharedMemory() of
-// intrinsics.cuh.
+// <cmath>, rsqrtf, FIDDLER_UNROLL; and what intrinsics.cuh adds. All shared memory is dynamic: SharedMemory()
+// of intrinsics.cuh.
 #pragma once
 
 #include <cstddef>
@@ -14,8 +14,10 @@
 
 #ifdef __CUDACC__
 #include <cuda_runtime.h>
+#define FIDDLER_UNROLL _Pragma("unroll")  // before a loop
 #else
 #include "kernels/cuda/emulation/machine.h"
+#define FIDDLER_UNROLL
 #endif
 
 namespace fiddler::cuda {

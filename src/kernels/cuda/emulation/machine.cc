@@ -31,6 +31,7 @@ float FloatOfBf16(uint32_t word, unsigned half) {
 struct AsyncCopy {
   void* to;
   const void* from;
+  size_t bytes;
   int group;
 };
 
@@ -73,7 +74,7 @@ class Block {
   const std::byte* Exchange(const char* kind, const void* mine, size_t bytes);
   void Barrier();
   bool Skips(Caller where);
-  void CopyAsync(void* to, const void* from);
+  void CopyAsync(void* to, const void* from, size_t bytes);
   void WaitForCopies(int in_flight);
 
  private:
@@ -257,20 +258,20 @@ bool Block::Skips(Caller where) {
   return found->second;
 }
 
-void Block::CopyAsync(void* to, const void* from) {
+void Block::CopyAsync(void* to, const void* from, size_t bytes) {
   if (!machine_.options.deferred_copies) {
-    std::memcpy(to, from, 16);
+    std::memcpy(to, from, bytes);
     return;
   }
-  std::fill_n(static_cast<std::byte*>(to), 16, kPoison);
-  running_->copies.push_back({to, from, running_->group});
+  std::fill_n(static_cast<std::byte*>(to), bytes, kPoison);
+  running_->copies.push_back({to, from, bytes, running_->group});
 }
 
 void Block::WaitForCopies(int in_flight) {
   std::vector<AsyncCopy>& copies = running_->copies;
   const int begun = running_->group - in_flight;  // groups before it are waited for
   for (const AsyncCopy& copy : copies) {
-    if (copy.group < begun) std::memcpy(copy.to, copy.from, 16);
+    if (copy.group < begun) std::memcpy(copy.to, copy.from, copy.bytes);
   }
   std::erase_if(copies, [&](const AsyncCopy& copy) { return copy.group < begun; });
 }
@@ -343,7 +344,12 @@ uint4 LoadOnce(const uint4* from) {
 void CopyAsync16(void* shared, const void* global) {
   RequireAligned(shared, 16);
   RequireAligned(global, 16);
-  running_block->CopyAsync(shared, global);
+  running_block->CopyAsync(shared, global, 16);
+}
+void CopyAsync8(void* shared, const void* global) {
+  RequireAligned(shared, 8);
+  RequireAligned(global, 8);
+  running_block->CopyAsync(shared, global, 8);
 }
 void CopyAsyncCommit() { ++running_block->running().group; }
 void WaitForCopies(int in_flight, Caller where) {

@@ -28,6 +28,7 @@
 #define __host__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
+#define __grid_constant__
 // In CUDA a keyword; here only its spelling: __restrict is one of the host's compilers'.
 #define __restrict__ __restrict
 
@@ -138,6 +139,7 @@ unsigned Lane();
 std::byte* SharedMemory();
 uint4 LoadOnce(const uint4* from);
 void CopyAsync16(void* shared, const void* global);
+void CopyAsync8(void* shared, const void* global);
 void CopyAsyncCommit();
 void WaitForCopies(int in_flight, Caller where);
 template <int kInFlight>

@@ -1,0 +1,73 @@
+// What MatMul and Ffn have in common on the host: x rounded, products launched, and which kernel a product
+// gets.
+#pragma once
+
+#include "device/cuda/ops.h"
+#include "kernels/cuda/product_args.cuh"
+#include "kernels/ops.h"
+
+namespace fiddler::cuda {
+
+template <typename T>
+T* At(FiddlerAddress address) {
+  return reinterpret_cast<T*>(address);
+}
+
+// Throws "WHAT: NAME: expected 1 to 9, got 0".
+void RequireSize(const char* what, const char* name, int64_t value, int64_t low,
+                 int64_t high = int64_t{1} << 30);
+WeightFormat FormatOf(const char* what, int32_t format);
+Rounding RoundingOf(const char* what, int32_t rounding, WeightFormat format);
+
+// Bytes of `rows` rows of x in the form that products with this rounding take; a multiple of 256; 0: as it
+// is.
+uint64_t RoundedBytes(Rounding rounding, int64_t rows, int64_t cols);
+// Queues the rounding of rows of x, [.., cols], to `to`; with kNone there is nothing to do. `row_index` is
+// not looked at then.
+ProductX RoundX(OpContext& context, const char* what, Rounding rounding, int64_t rows, const float* x,
+                const int32_t* row_index, int64_t cols, std::byte* to);
+
+// Arguments of a product with such a matrix, but for x, out and where it lies.
+ProductArgs ArgsFor(const PackedMatrix& shape);
+
+// How much of everything there is, of all pieces the most.
+struct ProductExtent {
+  int64_t panels;  // of all slices, if gate_up
+  int64_t tokens;
+  int64_t pieces;
+};
+
+// Kernels of product_stream.cuh and product_tiled.cuh. Streaming ones do any rounding and number of tokens.
+enum class Form { kStream, kTiled };
+inline constexpr int64_t kMostStreamTokens = 64;
+constexpr Form FormOf(Rounding rounding, int64_t tokens) {
+  return rounding == Rounding::kNone || tokens <= kMostStreamTokens ? Form::kStream : Form::kTiled;
+}
+// Tokens that share a pass over the weights.
+constexpr int64_t StreamTokens(Rounding rounding, int64_t tokens) {
+  if (rounding == Rounding::kNone) return tokens == 1 ? 1 : 8;
+  if (tokens <= 16) return tokens <= 8 ? 8 : 16;
+  return tokens <= 32 || rounding != Rounding::kBF16 ? 32 : 64;  // whole numbers lack registers for more
+}
+
+// Parts to cut k into, so that nearly every SM has a thread block (product_stream.cuh says why that is
+// enough): at most 16, and in a part two blocks of k for each of 8 warps.
+constexpr int64_t StreamSplits(int64_t thread_blocks, int64_t k_blocks, int num_sms) {
+  constexpr int64_t kMost = 16;
+  const int64_t wanted = (num_sms * int64_t{7} / 8 + thread_blocks - 1) / thread_blocks;
+  const int64_t possible = k_blocks / 16;
+  const int64_t splits = wanted < possible ? wanted : possible;
+  return splits < 1 ? 1 : splits < kMost ? splits : kMost;
+}
+
+struct ProductKernel {
+  WeightFormat format;
+  Rounding rounding;
+  bool gate_up;
+};
+void LaunchStream(OpContext& context, const char* what, const ProductKernel& kernel, const Tables& tables,
+                  const ProductArgs& args, const ProductExtent& extent);
+void LaunchTiled(OpContext& context, const char* what, const ProductKernel& kernel, const Tables& tables,
+                 const ProductArgs& args, const ProductExtent& extent);
+
+}  // namespace fiddler::cuda

@@ -1,0 +1,151 @@
+// Products with few tokens: every weight is read once, straight from memory to the lane that multiplies it,
+// and the memory is what limits them.
+//
+// A block of 8 warps does one panel, or a part of its k, for up to 64 tokens. Warps take turns through the
+// blocks of k and add their sums in the end, in the order of warps: same operands, same bits. What a token
+// gets does not depend on the other tokens of the call but by which kernel their number asks for.
+//
+// Bytes in flight. HBM of 3.35 TB/s and 0.7 us asks for 2.3 MB, 18 KB for each of 132 SMs. A warp has two
+// blocks of BF16 or INT8 on their way, 4 KB (INT4: four, 4.6 KB), a block of threads 32 KB: one for each SM
+// is enough, and so is any grid of about as many blocks as SMs (op_product.cu splits k where there are
+// fewer).
+#pragma once
+
+#include "kernels/cuda/product_args.cuh"
+#include "kernels/cuda/product_exact.cuh"
+
+namespace fiddler::cuda {
+
+inline constexpr int kStreamWarps = 8;
+inline constexpr int kStreamThreads = kStreamWarps * kWarp;
+// Floats from token to token of the sums of a warp in shared memory: lanes 4 g + q of a quarter of a warp
+// write 16 bytes to tokens 2 q at rows 4 g, and 2 * 36 is 8 modulo 32 banks: each to banks of its own.
+inline constexpr int kPartialStride = kRows + 4;
+
+// On tensor cores, for tiles of 8 tokens.
+template <WeightFormat kFormatOf, int kTiles>
+struct TensorProduct {
+  static constexpr WeightFormat kFormat = kFormatOf;
+  static constexpr int kTokens = 8 * kTiles;
+  // As many as registers allow.
+  static constexpr bool kIsBf16 = kFormat == WeightFormat::kBF16;
+  static constexpr int kBlocksPerSm = kTiles <= (kIsBf16 ? 4 : 2) ? 2 : 1;
+  // Blocks on their way.
+  static constexpr int kDepth = kFormat == WeightFormat::kInt4 && kTiles == 1 ? 4 : 2;
+
+  // As ExactProduct::Multiply.
+  __device__ static void Multiply(const ProductArgs& args, const TokenRows& rows, const std::byte* panel,
+                                  int first, int end, int step, float* partial, int stride) {
+    constexpr bool kScaled = KBlock<kFormat>::kScales > 0;
+    const int lane = static_cast<int>(threadIdx.x) % kWarp;
+    const int g = lane / 4;
+    const int q = lane % 4;
+    // Where tokens are in x: in 32 bits, for want of registers.
+    uint32_t x_at[kTiles];
+    uint32_t scales_at[kTiles][2];
+    FIDDLER_UNROLL
+    for (int n = 0; n < kTiles; ++n) {
+      x_at[n] = static_cast<uint32_t>(rows(8 * n + g) * args.x.stride) + 4 * static_cast<uint32_t>(q);
+      for (int i = 0; i < 2; ++i) {
+        scales_at[n][i] = kScaled ? static_cast<uint32_t>(rows(8 * n + 2 * q + i) * args.x.scale_stride) : 0;
+      }
+    }
+    const auto* const x = static_cast<const uint32_t*>(args.x.values);
+
+    PanelBlock<kFormat> ahead[kDepth];
+    BlockCursor cursor(args, first, KBlock<kFormat>::kBytes);
+    const auto load = [&](PanelBlock<kFormat>& block) {
+      LoadBlock<kFormat>(panel + cursor.offset(), args.groups - cursor.block() * KBlock<kFormat>::kGroups, g,
+                         q, block);
+      cursor.Move(args, step);
+    };
+    FIDDLER_UNROLL
+    for (int i = 0; i < kDepth; ++i) {
+      if (first + i * step < end) load(ahead[i]);
+    }
+    PanelSums sums[kTiles] = {};
+    for (int b = first; b < end; b += kDepth * step) {
+      FIDDLER_UNROLL
+      for (int i = 0; i < kDepth; ++i) {
+        const int now = b + i * step;
+        if (now >= end) break;
+        FIDDLER_UNROLL
+        for (int n = 0; n < kTiles; ++n) {
+          const auto words = *reinterpret_cast<const uint4*>(x + x_at[n] + static_cast<uint32_t>(now) * 16);
+          uint2 token_scales[2][2];
+          LoadTokenScales<kFormat>(args.x.scales, scales_at[n], now, token_scales);
+          MultiplyBlock<kFormat>(ahead[i], words, token_scales, sums[n]);
+        }
+        if (now + kDepth * step < end) load(ahead[i]);
+      }
+    }
+    FIDDLER_UNROLL
+    for (int n = 0; n < kTiles; ++n) {
+      FIDDLER_UNROLL
+      for (int i = 0; i < 2; ++i) {
+        *reinterpret_cast<float4*>(partial + (8 * n + 2 * q + i) * stride + 4 * g) = RowsOf(sums[n], i);
+      }
+    }
+  }
+};
+
+template <typename Product>
+constexpr size_t StreamSharedBytes() {
+  return sizeof(float) * kStreamWarps * Product::kTokens * kPartialStride;
+}
+
+// Blocks: x panels (of all slices, if gate_up), y tiles of tokens times splits, z pieces.
+template <typename Product, bool kGateUp>
+__global__ void __launch_bounds__(kStreamThreads, Product::kBlocksPerSm)
+    StreamKernel(const __grid_constant__ Tables tables, const ProductArgs args) {
+  auto* const partial = reinterpret_cast<float*>(SharedMemory());  // [warps][tokens][kPartialStride]
+  constexpr int kWarpFloats = Product::kTokens * kPartialStride;
+  const Piece& piece = tables.piece(blockIdx.z);
+  const auto panel = static_cast<int>(blockIdx.x);
+  const int split = static_cast<int>(blockIdx.y) % args.splits;
+  const int first_token = static_cast<int>(blockIdx.y) / args.splits * Product::kTokens;
+  if (first_token >= piece.tokens || panel >= (kGateUp ? piece.num_slices : 1) * args.panels) return;
+
+  const int blocks = (kGateUp ? 1 : piece.num_slices) * args.blocks;
+  const int begin = static_cast<int>(int64_t{blocks} * split / args.splits);
+  const int end = static_cast<int>(int64_t{blocks} * (split + 1) / args.splits);
+  const int thread = static_cast<int>(threadIdx.x);
+  const int warp = thread / kWarp;
+  const TokenRows rows = {args, tables, piece, first_token};
+  Product::Multiply(args, rows, args.PanelOf(piece, panel), begin + warp, end, kStreamWarps,
+                    partial + warp * kWarpFloats, kPartialStride);
+  __syncthreads();
+
+  const auto sum = [&](int token, int row) {
+    float total = 0;
+    for (int w = 0; w < kStreamWarps; ++w) total += partial[w * kWarpFloats + token * kPartialStride + row];
+    return total;
+  };
+  const int left = piece.tokens - first_token;
+  const int tokens = left < Product::kTokens ? left : Product::kTokens;
+  const int64_t first_pair = piece.first_pair + first_token;
+  if constexpr (kGateUp) {
+    for (int i = thread; i < tokens * kRows / 2; i += kStreamThreads) {
+      const int token = i / (kRows / 2);
+      const int neuron = i % (kRows / 2);
+      const float h = SiluTimes(sum(token, neuron), sum(token, neuron + kRows / 2));
+      const int64_t at = (first_pair + token) * args.out_stride + panel * (kRows / 2) + neuron;
+      if (args.out_is_bf16) {
+        static_cast<uint16_t*>(args.out)[at] = static_cast<uint16_t>(PackBf16(h, 0));
+      } else {
+        static_cast<float*>(args.out)[at] = h;
+      }
+    }
+  } else {
+    float* const out = static_cast<float*>(args.out) + split * args.split_stride;
+    for (int i = thread; i < tokens * kRows; i += kStreamThreads) {
+      const int row = panel * kRows + i % kRows;
+      if (row >= args.matrix_rows) continue;
+      float total = sum(i / kRows, i % kRows);
+      if (args.bias != nullptr) total += args.bias[row];
+      out[(first_pair + i / kRows) * args.out_stride + row] = total;
+    }
+  }
+}
+
+}  // namespace fiddler::cuda
