@@ -9,6 +9,8 @@ namespace fiddler::cuda {
 
 inline constexpr int kRotateWarps = 4;  // of a block
 inline constexpr int kRotateThreads = kRotateWarps * kWarp;
+inline constexpr int kRotateBlocks =
+    5;  // on a multiprocessor at least: fewer registers than it would take alone
 inline constexpr int kRotateSharedBytes = kRotateWarps * static_cast<int>(sizeof(float));
 
 // A lane holds this many pairs of a head's numbers.
@@ -87,7 +89,7 @@ __device__ __forceinline__ float Clamped(float x, float limit) {
 // scattered over the cache, a cell in each 128 bytes; neighbouring tokens of a prompt fill them in the L2
 // cache. One token: the way to memory and back three times (position, block, head).
 template <bool kBf16>
-__global__ void __launch_bounds__(kRotateThreads) RotateStoreKernel(RotateStoreParams params) {
+__global__ void __launch_bounds__(kRotateThreads, kRotateBlocks) RotateStoreKernel(RotateStoreParams params) {
   const int64_t token = blockIdx.x;
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
@@ -103,6 +105,7 @@ __global__ void __launch_bounds__(kRotateThreads) RotateStoreKernel(RotateStoreP
   const int position = params.positions[token];
   const int head_dim = params.head_dim;
   const int half = is_q || is_k ? params.half : 0;
+  const bool changes = is_q || is_k || params.clamp != 0;  // else v stays as it is
   const float* const cosines = params.cosine + int64_t{position} * half;
   const float* const sines = params.sine + int64_t{position} * half;
 
@@ -171,8 +174,10 @@ __global__ void __launch_bounds__(kRotateThreads) RotateStoreKernel(RotateStoreP
         b = b * cosine + a * sine;
         a = turned;
       }
-      x[i] = a;
-      if (has_high) x[j] = b;
+      if (changes) {
+        x[i] = a;
+        if (has_high) x[j] = b;
+      }
       if (is_q) continue;
       if (is_k) {
         place.StoreKey(i, a);
