@@ -9,8 +9,7 @@ namespace fiddler::cuda {
 
 inline constexpr int kRotateWarps = 4;  // of a block
 inline constexpr int kRotateThreads = kRotateWarps * kWarp;
-inline constexpr int kRotateBlocks =
-    5;  // on a multiprocessor at least: fewer registers than it would take alone
+inline constexpr int kRotateBlocks = 5;  // on a multiprocessor, at least: 96 registers
 inline constexpr int kRotateSharedBytes = kRotateWarps * static_cast<int>(sizeof(float));
 
 // A lane holds this many pairs of a head's numbers.
