@@ -246,6 +246,8 @@ __device__ __forceinline__ void AttendOfWarps(const AttendParams& params, const 
 template <int kHeadDim>
 __device__ __forceinline__ void AttendRun(const AttendParams& params, const QueryRun& run, int kv_head,
                                           int split) {
+  // Asked for first, so as not to wait for it after the position.
+  const int32_t* const table = params.Table(run.first_token);
   const KvRange range = SplitRange(params.Oldest(run.first_position), run.first_position + run.tokens - 1,
                                    split, params.splits, kTensorLeastBlocks);
   if (range.begin == range.end) {
@@ -255,7 +257,6 @@ __device__ __forceinline__ void AttendRun(const AttendParams& params, const Quer
     return;
   }
   const std::byte* const keys = params.layer + kv_head * params.head_stride;
-  const int32_t* const table = params.Table(run.first_token);
   if (run.queries() <= kTileRows) {
     AttendOfWarps<kHeadDim>(params, run, range, split, keys, table);
   } else {
