@@ -291,6 +291,8 @@ TEST(CudaAttendTest, ManySplits) {
   for (const int64_t head_dim : {8, 64}) {
     ExpectLikeOracle({.kv_heads = 1, .group = 2, .head_dim = head_dim, .runs = {{4700, 1}}}, 1, 132);
   }
+  // As many as there is scratch memory for, though more blocks would have a place.
+  ExpectLikeOracle({.kv_heads = 1, .group = 64, .head_dim = 64, .runs = {{1270, 13}}}, 1, 132);
 }
 
 // In chunks of a few tokens as in one, on kernels of other tiles and splits.
@@ -400,7 +402,8 @@ TEST(CudaAttendTest, Errors) {
       testing::Says(error_of([](FiddlerAttend& a) { a.kv.head_stride = 64; }), {"head_stride", "64"}));
   EXPECT_TRUE(testing::Says(error_of([](FiddlerAttend& a) { a.kv.head_stride += 4; }), {"multiple of 64"}));
 
-  OpDevice small({.tokens = 1, .num_heads = 1, .head_dim = 8});
+  OpDevice small;
+  small->SetScratch(small.Room<std::byte>(256), 256);
   EXPECT_TRUE(
       testing::Says(ErrorOf([&] { problem.Attended(small); }), {"attend: scratch: needs", "bytes, has"}));
 }
