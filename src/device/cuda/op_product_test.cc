@@ -155,6 +155,25 @@ TEST(CudaProductTest, EnoughBlocks) {
   }
 }
 
+// A number that is not finite spoils its own row only: where a panel's columns end within a block of k, what
+// lies behind them, the next panel, is not touched.
+TEST(CudaProductTest, PanelsEndWhereTheyEnd) {
+  for (const ProductKind kind : testing::ProductKinds()) {
+    for (const int64_t tokens : {3, 70}) {
+      const Case c = {kind, 64, 33, tokens};
+      Inputs in(c);
+      std::vector<float> values = RandomFloats(c.rows * c.cols, 5);
+      for (int64_t row = 32; row < 64; ++row) values[static_cast<size_t>(row * c.cols)] = INFINITY;
+      in.w = PackMatrix(kind.format, c.rows, c.cols, values);
+      OpDevice device(LimitsOf(c));
+      const std::vector<float> y = Multiply(device, c, in);
+      for (int64_t i = 0; i < c.tokens * c.rows; ++i) {
+        ASSERT_EQ(std::isfinite(y[static_cast<size_t>(i)]), i % 64 < 32) << ToString(c) << ": " << i;
+      }
+    }
+  }
+}
+
 // The same bits whatever the order of threads and blocks.
 TEST(CudaProductTest, Deterministic) {
   for (const ProductKind kind : testing::ProductKinds()) {
