@@ -1,8 +1,9 @@
-// Gated FFNs by slices: x of all rows is rounded; then, in rounds of as many pairs of token and entry as the
-// scratch memory takes, the activations of all slices, their down products, and the sums of both by rows.
+// Gated FFNs by slices: x of all rows is rounded (products of up to 8 tokens do it themselves); then, in
+// rounds of as many pairs of token and entry as the scratch memory takes, the activations of all slices,
+// their down products, and the sums of both by rows.
 //
-// With few tokens the weights are all that counts, and a round is all there is: x, activations, (their
-// rounding, for INT8 and INT4), down products, sums: 4 or 5 launches. Thread blocks of the products, each
+// With few tokens the weights are all that counts, and a round is all there is: activations, down products,
+// sums are three launches. Thread blocks of the products, each
 // with 32 KB on their way where 18 KB on each of 132 SMs keep the memory busy (product_stream.cuh):
 //   Mixtral, 1 token      2 experts of 16 slices of 896 neurons: 2 * 16 * 56 = 1792, then 2 * 128
 //   Qwen3-30B, 1 token    8 experts of 4 slices of 192 neurons: 8 * 4 * 12 = 384, then 8 * 64
@@ -72,14 +73,22 @@ class FfnRounds {
     Check();
     const int64_t x_rows = RowsOfX();
     if (x_rows == 0) return;
-    const auto x_bytes = static_cast<int64_t>(RoundedBytes(rounding_, x_rows, ffn_.hidden));
+    int64_t most_tokens = 0;
+    for (int64_t i = 0; i < ffn_.num_entries; ++i) {
+      most_tokens = std::max(most_tokens, ffn_.entries[i].tokens);
+    }
+    rounds_x_ = RoundsItself(rounding_, most_tokens);
+    const auto* const x = At<const float>(ffn_.x);
+    const bool as_it_is = rounds_x_ || rounding_ == Rounding::kNone;
+    const auto x_bytes =
+        as_it_is ? int64_t{0} : static_cast<int64_t>(RoundedBytes(rounding_, x_rows, ffn_.hidden));
     const int64_t least = x_bytes + BytesOfPairs(1, 1);
     if (static_cast<uint64_t>(least) > context_.scratch_bytes) {
       throw std::runtime_error("ffn: scratch: needs " + std::to_string(least) + " bytes, has " +
                                std::to_string(context_.scratch_bytes));
     }
-    x_ = RoundX(context_, kWhat, rounding_, x_rows, At<const float>(ffn_.x), nullptr, ffn_.hidden,
-                context_.scratch);
+    x_ = as_it_is ? FloatX(x, ffn_.hidden)
+                  : RoundX(context_, kWhat, rounding_, x_rows, x, nullptr, ffn_.hidden, context_.scratch);
     room_ = context_.scratch + x_bytes;
     room_bytes_ = static_cast<int64_t>(context_.scratch_bytes) - x_bytes;
     for (int64_t i = 0; i < ffn_.num_entries; ++i) Take(ffn_.entries[i]);
@@ -122,13 +131,16 @@ class FfnRounds {
     return rows;
   }
 
+  // As they are written; if not, another launch does it, or the products themselves.
+  bool RoundsActivationsAtOnce() const { return rounding_ == Rounding::kBF16 && !rounds_x_; }
+
   // What a round takes: activations, and those rounded, and down products.
   int64_t ActivationBytes(int64_t pairs, int64_t slices) const {
-    const int64_t each = rounding_ == Rounding::kBF16 ? 2 : kFloat;
+    const int64_t each = RoundsActivationsAtOnce() ? 2 : kFloat;
     return (pairs * slices * ffn_.slice_neurons * each + 255) / 256 * 256;
   }
   int64_t RoundedActivationBytes(int64_t pairs, int64_t slices) const {
-    if (rounding_ == Rounding::kBF16) return 0;  // rounded at once
+    if (RoundsActivationsAtOnce() || rounds_x_) return 0;
     return static_cast<int64_t>(RoundedBytes(rounding_, pairs, slices * ffn_.slice_neurons));
   }
   int64_t BytesOfPairs(int64_t pairs, int64_t slices) const {
@@ -191,22 +203,19 @@ class FfnRounds {
     args.slice_bytes = ffn_.slice_bytes;
     args.out = room_;
     args.out_stride = width;
-    args.out_is_bf16 = rounding_ == Rounding::kBF16;
+    args.out_is_bf16 = RoundsActivationsAtOnce();
+    args.x_vectors = ffn_.hidden % 4 == 0 && ffn_.x % sizeof(float4) == 0;
     extent.panels = most_slices_ * args.panels;
     const auto launch = tiled ? LaunchTiled : LaunchStream;
-    launch(context_, kWhat, {.format = format_, .rounding = rounding_, .gate_up = true}, tables, args,
-           extent);
+    ProductKernel kernel = {.format = format_, .rounding = rounding_, .gate_up = true, .rounds_x = rounds_x_};
+    launch(context_, kWhat, kernel, tables, args, extent);
 
     // 2. Rounded.
-    ProductX h = {.values = room_,
-                  .stride = rounding_ == Rounding::kBF16 ? width / 2 : width,
-                  .scales = nullptr,
-                  .scale_stride = 0,
-                  .cols = 0};
+    const auto* const floats = reinterpret_cast<const float*>(room_);
+    ProductX h = FloatX(floats, RoundsActivationsAtOnce() ? width / 2 : width);
     std::byte* next = room_ + ActivationBytes(num_pairs_, most_slices_);
-    if (rounding_ != Rounding::kBF16) {
-      h = RoundX(context_, kWhat, rounding_, num_pairs_, reinterpret_cast<const float*>(room_), nullptr,
-                 width, next);
+    if (RoundedActivationBytes(num_pairs_, most_slices_) > 0) {
+      h = RoundX(context_, kWhat, rounding_, num_pairs_, floats, nullptr, width, next);
       next += RoundedActivationBytes(num_pairs_, most_slices_);
     }
     h.cols = static_cast<int>(ffn_.slice_neurons);
@@ -215,6 +224,7 @@ class FfnRounds {
     args = ArgsFor(down_);
     args.x = h;
     args.x_by_pair = true;
+    args.x_vectors = true;
     args.slice_bytes = ffn_.slice_bytes;
     args.matrix_offset = static_cast<int64_t>(gate_up_.bytes());
     args.out = next;
@@ -229,8 +239,8 @@ class FfnRounds {
       const int64_t room = (room_bytes_ - (next - room_)) / (args.split_stride * kFloat);
       args.splits = static_cast<int>(std::min(splits, room));
     }
-    launch(context_, kWhat, {.format = format_, .rounding = rounding_, .gate_up = false}, tables, args,
-           extent);
+    kernel.gate_up = false;
+    launch(context_, kWhat, kernel, tables, args, extent);
 
     // 4. Sums.
     combine.num_pieces = static_cast<int>(pieces_.size());
@@ -317,6 +327,7 @@ class FfnRounds {
   const PackedMatrix gate_up_;
   const PackedMatrix down_;
   ProductX x_ = {};
+  bool rounds_x_ = false;
   std::byte* room_ = nullptr;  // what x leaves of the scratch memory
   int64_t room_bytes_ = 0;
 

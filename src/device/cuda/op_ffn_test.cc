@@ -140,7 +140,8 @@ TEST(CudaFfnTest, FewTokens) {
                                         {0, 3, 1, true, Entry::kDevice},
                                         {0, 1, 0}};
       ExpectLikeCpu({kind, 100, 64, mixed, 10}, ++seed);
-      ExpectLikeCpu({kind, 65, 128, {{0, 2, tokens, false, Entry::kDevice}, {1, 1, tokens}}, 33}, ++seed, 32);
+      ExpectLikeCpu({kind, 65, 128, {{0, 2, tokens, false, Entry::kDevice}, {1, 1, tokens + 2}}, 33}, ++seed,
+                    32);
       if (HasFatalFailure()) return;
     }
   }

@@ -37,6 +37,7 @@ struct ProductArgs {
   ProductX x;             // cols: of a slice
   const int32_t* rows;    // of x by pair; or null, see next
   int64_t rows_at;        // the same, in tables; or -1: rows one after another
+  bool x_vectors;         // float32 x may be read 16 bytes at a time
   bool x_by_pair;         // x has a row for each pair
   int64_t matrix_offset;  // bytes of a slice before the matrix
   int64_t slice_bytes;    //
