@@ -15,9 +15,9 @@ struct Contribution {
 // What is added to which rows. Two forms: lists (row i of `rows_at` gets contributions starts[i] to
 // starts[i + 1]), or, where tokens are rows one after another, no lists: row i gets what pieces have for it.
 struct CombineArgs {
-  int64_t rows_at;           // in tables: int32 [rows]; or -1: no lists
-  int64_t starts_at;         // int32 [rows + 1]
-  int64_t contributions_at;  //
+  int64_t rows_at;    // in tables: int32 [rows]; or -1: no lists
+  int64_t starts_at;  // int32 [rows + 1]
+  int64_t contributions_at;
   int num_pieces;
   int64_t hidden;
   int splits;
