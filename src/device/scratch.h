@@ -36,11 +36,15 @@ constexpr uint64_t AttendScratchBytes(const ScratchLimits& limits) {
   return static_cast<uint64_t>(partials * (limits.head_dim + 2)) * sizeof(float);
 }
 
-// x and the activations of some slices.
+// x; and for every token of an entry (or of some that have few) the activations of some slices, as floats and
+// as whole numbers with scales, and what they give.
 constexpr uint64_t FfnScratchBytes(const ScratchLimits& limits) {
   constexpr int64_t kSlices = 16;
+  constexpr int64_t kLeastTokens = 64;
+  const int64_t tokens = std::max(limits.tokens, kLeastTokens);
   return ProductScratchBytes(limits) +
-         static_cast<uint64_t>(limits.tokens * kSlices * limits.slice_neurons) * sizeof(float);
+         static_cast<uint64_t>(tokens * (limits.cols + kSlices * limits.slice_neurons * 3 / 2)) *
+             sizeof(float);
 }
 
 // One after another, so the largest.

@@ -73,9 +73,6 @@ uint64_t RoundedBytes(Rounding rounding, int64_t rows, int64_t cols) {
 ProductX RoundX(OpContext& context, const char* what, Rounding rounding, int64_t rows, const float* x,
                 const int32_t* row_index, int64_t cols, std::byte* to) {
   const int int_cols = static_cast<int>(cols);
-  if (rounding == Rounding::kNone) {
-    return {.values = x, .stride = cols, .scales = nullptr, .scale_stride = 0, .cols = int_cols};
-  }
   const RoundedRow row = RoundedRowOf(rounding, cols);
   auto* const words = reinterpret_cast<uint32_t*>(to);
   auto* const scales = reinterpret_cast<uint2*>(words + rows * row.words);
@@ -91,6 +88,10 @@ ProductX RoundX(OpContext& context, const char* what, Rounding rounding, int64_t
   if (rounding == Rounding::kInt8Group32) launch(RoundKernel<XForm::kInt8Of32>);
   return {
       .values = words, .stride = row.words, .scales = scales, .scale_stride = row.groups, .cols = int_cols};
+}
+
+ProductX FloatX(const float* x, int64_t cols) {
+  return {.values = x, .stride = cols, .scales = nullptr, .scale_stride = 0, .cols = static_cast<int>(cols)};
 }
 
 ProductArgs ArgsFor(const PackedMatrix& shape) {
@@ -119,7 +120,9 @@ void MatMul(OpContext& context, const FiddlerMatMul& mat_mul) {
   const int64_t tokens = mat_mul.tokens;
   if (tokens == 0) return;
 
-  const auto x_bytes = static_cast<int64_t>(RoundedBytes(rounding, tokens, w.cols));
+  const bool rounds_x = RoundsItself(rounding, tokens);
+  const bool as_it_is = rounds_x || rounding == Rounding::kNone;
+  const int64_t x_bytes = as_it_is ? 0 : static_cast<int64_t>(RoundedBytes(rounding, tokens, w.cols));
   const auto scratch_bytes = static_cast<int64_t>(context.scratch_bytes);
   if (x_bytes > scratch_bytes) {
     throw std::runtime_error("mat_mul: scratch: needs " + std::to_string(x_bytes) + " bytes, has " +
@@ -127,9 +130,14 @@ void MatMul(OpContext& context, const FiddlerMatMul& mat_mul) {
   }
   const auto* const row_index = At<const int32_t>(mat_mul.row_index);
   ProductArgs args = ArgsFor(w);
-  args.x =
-      RoundX(context, what, rounding, tokens, At<const float>(mat_mul.x), row_index, w.cols, context.scratch);
-  args.rows = rounding == Rounding::kNone ? row_index : nullptr;
+  const auto* const x = At<const float>(mat_mul.x);
+  if (as_it_is) {
+    args.x = FloatX(x, w.cols);
+    args.x_vectors = w.cols % 4 == 0 && mat_mul.x % sizeof(float4) == 0;
+    args.rows = row_index;
+  } else {
+    args.x = RoundX(context, what, rounding, tokens, x, row_index, w.cols, context.scratch);
+  }
   args.bias = At<const float>(mat_mul.bias);
   args.out = At<float>(mat_mul.y);
   args.out_stride = w.rows;
@@ -141,7 +149,8 @@ void MatMul(OpContext& context, const FiddlerMatMul& mat_mul) {
                                             .tokens = static_cast<int>(tokens),
                                             .first_row = 0,
                                             .first_pair = 0};
-  const ProductKernel kernel = {.format = w.format, .rounding = rounding, .gate_up = false};
+  const ProductKernel kernel = {
+      .format = w.format, .rounding = rounding, .gate_up = false, .rounds_x = rounds_x};
   const ProductExtent extent = {.panels = w.num_panels(), .tokens = tokens, .pieces = 1};
   if (FormOf(rounding, tokens) == Form::kTiled) {
     return LaunchTiled(context, what, kernel, tables, args, extent);

@@ -155,6 +155,25 @@ TEST(CudaProductTest, EnoughBlocks) {
   }
 }
 
+// A number that is not finite spoils its own row only: where a panel's columns end within a block of k, what
+// lies behind them, the next panel, is not touched.
+TEST(CudaProductTest, PanelsEndWhereTheyEnd) {
+  for (const ProductKind kind : testing::ProductKinds()) {
+    for (const int64_t tokens : {3, 70}) {
+      const Case c = {kind, 64, 33, tokens};
+      Inputs in(c);
+      std::vector<float> values = RandomFloats(c.rows * c.cols, 5);
+      for (int64_t row = 32; row < 64; ++row) values[static_cast<size_t>(row * c.cols)] = INFINITY;
+      in.w = PackMatrix(kind.format, c.rows, c.cols, values);
+      OpDevice device(LimitsOf(c));
+      const std::vector<float> y = Multiply(device, c, in);
+      for (int64_t i = 0; i < c.tokens * c.rows; ++i) {
+        ASSERT_EQ(std::isfinite(y[static_cast<size_t>(i)]), i % 64 < 32) << ToString(c) << ": " << i;
+      }
+    }
+  }
+}
+
 // The same bits whatever the order of threads and blocks.
 TEST(CudaProductTest, Deterministic) {
   for (const ProductKind kind : testing::ProductKinds()) {
@@ -167,6 +186,65 @@ TEST(CudaProductTest, Deterministic) {
         const std::vector<float> got = Multiply(device, c, in);
         if (first.empty()) first = got;
         ASSERT_EQ(got, first) << ToString(c);
+      }
+    }
+  }
+}
+
+// A product on a machine of the test's own, which says where threads wait.
+class PlayedContext final : public OpContext {
+ public:
+  explicit PlayedContext(emulation::Machine& machine) {
+    stream = &machine;
+    num_sms = 1;
+    scratch = scratch_.data();
+    scratch_bytes = kBytes;
+  }
+  const void* ToDevice(const void*, size_t) override { return nullptr; }  // nothing is that long
+
+ private:
+  static constexpr int64_t kBytes = 1 << 20;
+  testing::AlignedBytes scratch_{kBytes};
+};
+
+// Every place where threads wait for others or for copies: without it the result is wrong, in one order of
+// threads or another. The blocks of k are more than a tiled kernel has stages.
+TEST(CudaProductTest, EveryWaitIsNeeded) {
+  for (const WeightFormat format : {WeightFormat::kBF16, WeightFormat::kInt8, WeightFormat::kInt4}) {
+    for (const int64_t tokens : {3, 70}) {
+      const Case c = {{format, FastRounding(format)}, 64, 500, tokens};
+      const Inputs in(c);
+      testing::AlignedBytes w(in.w);
+      emulation::Machine machine;
+      const auto multiply = [&] {
+        PlayedContext context(machine);
+        std::vector<float> y(static_cast<size_t>(c.tokens * c.rows));
+        MatMul(context, {.tokens = c.tokens,
+                         .x = reinterpret_cast<FiddlerAddress>(in.x.data()),
+                         .row_index = 0,
+                         .w = {.data = reinterpret_cast<FiddlerAddress>(w.data()),
+                               .rows = c.rows,
+                               .cols = c.cols,
+                               .format = static_cast<int32_t>(format),
+                               .padding = 0},
+                         .bias = 0,
+                         .y = reinterpret_cast<FiddlerAddress>(y.data()),
+                         .rounding = static_cast<int32_t>(c.kind.rounding),
+                         .padding = 0});
+        return y;
+      };
+      const std::vector<float> expected = multiply();
+      ASSERT_EQ(machine.sites().size(), tokens == 3 ? 1u : 2u);
+      const std::set<emulation::Site> sites = machine.sites();
+      for (const emulation::Site& site : sites) {
+        int seen = 0;
+        for (uint64_t seed = 0; seed < 6; ++seed) {
+          machine.options = {.seed = seed, .deferred_copies = true, .without = {}};
+          ASSERT_EQ(multiply(), expected);
+          machine.options.without = site;
+          seen += multiply() != expected;
+        }
+        EXPECT_GT(seen, 0) << site << " " << FormatName(format);
       }
     }
   }

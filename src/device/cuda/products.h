@@ -19,11 +19,9 @@ void RequireSize(const char* what, const char* name, int64_t value, int64_t low,
 WeightFormat FormatOf(const char* what, int32_t format);
 Rounding RoundingOf(const char* what, int32_t rounding, WeightFormat format);
 
-// Bytes of `rows` rows of x in the form that products with this rounding take; a multiple of 256; 0: as it
-// is.
+// Bytes of `rows` rows of x, rounded; a multiple of 256, and 0 with kNone.
 uint64_t RoundedBytes(Rounding rounding, int64_t rows, int64_t cols);
-// Queues the rounding of rows of x, [.., cols], to `to`; with kNone there is nothing to do. `row_index` is
-// not looked at then.
+// Queues the rounding of rows of x, [.., cols], to `to`.
 ProductX RoundX(OpContext& context, const char* what, Rounding rounding, int64_t rows, const float* x,
                 const int32_t* row_index, int64_t cols, std::byte* to);
 
@@ -43,6 +41,12 @@ inline constexpr int64_t kMostStreamTokens = 64;
 constexpr Form FormOf(Rounding rounding, int64_t tokens) {
   return rounding == Rounding::kNone || tokens <= kMostStreamTokens ? Form::kStream : Form::kTiled;
 }
+// So few that a streaming kernel rounds x itself: no launch for it, and no memory.
+constexpr bool RoundsItself(Rounding rounding, int64_t tokens) {
+  return rounding != Rounding::kNone && tokens <= 8;
+}
+// x as it is, [.., cols]; what exact products and those that round it themselves take.
+ProductX FloatX(const float* x, int64_t cols);
 // Tokens that share a pass over the weights.
 constexpr int64_t StreamTokens(Rounding rounding, int64_t tokens) {
   if (rounding == Rounding::kNone) return tokens == 1 ? 1 : 8;
@@ -64,6 +68,7 @@ struct ProductKernel {
   WeightFormat format;
   Rounding rounding;
   bool gate_up;
+  bool rounds_x = false;  // a streaming kernel's x is float32 (RoundsItself)
 };
 void LaunchStream(OpContext& context, const char* what, const ProductKernel& kernel, const Tables& tables,
                   const ProductArgs& args, const ProductExtent& extent);

@@ -173,6 +173,26 @@ __device__ __forceinline__ void LoadTokenScales(const uint2* scales, const uint3
   }
 }
 
+// The scale of a group of x, as Int8Scale of kernels/rounding.h.
+struct GroupScale {
+  float scale;
+  float inverse;  // or 0: all whole numbers are 0
+
+  // `bits`: the largest magnitude as a whole number, so that a NaN is the largest.
+  static __device__ __forceinline__ GroupScale Of(uint32_t bits) {
+    // An infinity or a NaN makes all NaNs, whatever their whole numbers.
+    if (bits >= 0x7f800000u) return {FloatOfBits(0x7fc00000u), 0.0f};
+    const float largest = FloatOfBits(bits);
+    if (largest < 0x1p-100f) return {0.0f, 0.0f};
+    return {largest / 127.0f, 127.0f / largest};
+  }
+  // An infinity times 0 is no whole number.
+  __device__ __forceinline__ int Round(float value) const {
+    return inverse > 0 ? static_cast<int>(rintf(value * inverse)) : 0;
+  }
+};
+__device__ __forceinline__ uint32_t MagnitudeBits(float value) { return BitsOfFloat(value) & 0x7fffffffu; }
+
 // What x is rounded to, as Rounding (kernels/ops.h), for kernels.
 enum class XForm { kBf16, kInt8Of64, kInt8Of32 };
 
@@ -200,26 +220,16 @@ __global__ void __launch_bounds__(kRoundThreads)
     words[col / 2] = PackBf16(a, b);
   } else {
     constexpr int kLanes = kForm == XForm::kInt8Of64 ? 32 : 16;  // of a group
-    // Magnitudes as whole numbers, so that a NaN is the largest.
-    const uint32_t a_bits = BitsOfFloat(a) & 0x7fffffffu;
-    const uint32_t b_bits = BitsOfFloat(b) & 0x7fffffffu;
+    const uint32_t a_bits = MagnitudeBits(a);
+    const uint32_t b_bits = MagnitudeBits(b);
     uint32_t largest_bits = a_bits > b_bits ? a_bits : b_bits;
     for (int lanes = kLanes / 2; lanes > 0; lanes /= 2) {
       const uint32_t other = __shfl_xor_sync(kWholeWarp, largest_bits, static_cast<unsigned>(lanes));
       largest_bits = other > largest_bits ? other : largest_bits;
     }
-    const float largest = FloatOfBits(largest_bits);
-    float scale = 0;
-    float inverse = 0;
-    if (largest_bits >= 0x7f800000u) {
-      scale = FloatOfBits(0x7fc00000u);  // an infinity or a NaN: all are NaNs, whatever their whole numbers
-    } else if (largest >= 0x1p-100f) {
-      scale = largest / 127.0f;
-      inverse = 127.0f / largest;
-    }
-    // An infinity or a NaN times 0 is a NaN, which is no whole number.
-    const int a_whole = inverse > 0 ? static_cast<int>(rintf(a * inverse)) : 0;
-    const int b_whole = inverse > 0 ? static_cast<int>(rintf(b * inverse)) : 0;
+    const GroupScale group = GroupScale::Of(largest_bits);
+    const int a_whole = group.Round(a);
+    const int b_whole = group.Round(b);
     int sum = a_whole + b_whole;
     for (int lanes = kLanes / 2; lanes > 0; lanes /= 2) {
       sum += __shfl_xor_sync(kWholeWarp, sum, static_cast<unsigned>(lanes));
@@ -232,7 +242,7 @@ __global__ void __launch_bounds__(kRoundThreads)
     constexpr int kOffset = kForm == XForm::kInt8Of64 ? 128 : 8;
     if (lane % kLanes == 0) {
       scales[row * chunks * (kWarp / kLanes) + chunk * (kWarp / kLanes) + lane / kLanes] =
-          make_uint2(BitsOfFloat(scale), static_cast<uint32_t>(-kOffset * sum));
+          make_uint2(BitsOfFloat(group.scale), static_cast<uint32_t>(-kOffset * sum));
     }
   }
 }

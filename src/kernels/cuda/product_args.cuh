@@ -37,21 +37,22 @@ struct ProductArgs {
   ProductX x;             // cols: of a slice
   const int32_t* rows;    // of x by pair; or null, see next
   int64_t rows_at;        // the same, in tables; or -1: rows one after another
+  bool x_vectors;         // float32 x may be read 16 bytes at a time
   bool x_by_pair;         // x has a row for each pair
   int64_t matrix_offset;  // bytes of a slice before the matrix
-  int64_t slice_bytes;    //
-  int64_t panel_bytes;    //
-  int panels;             // of the matrix
-  int blocks;             // of k
-  int groups;             // of columns
-  int matrix_rows;        //
-  int splits;             // parts of k, each with sums of its own (streaming kernels only)
-  const float* bias;      // [matrix_rows] or null; only without splits
-  void* out;              // float [splits, pairs, out_stride]; h rounded to BF16 where out_is_bf16
-  int64_t out_stride;     // elements
-  int64_t split_stride;   //
-  bool out_is_bf16;       //
-  bool vectors;           // out may be written 16 bytes at a time
+  int64_t slice_bytes;
+  int64_t panel_bytes;
+  int panels;  // of the matrix
+  int blocks;  // of k
+  int groups;  // of columns
+  int matrix_rows;
+  int splits;          // parts of k, each with sums of its own (streaming kernels only)
+  const float* bias;   // [matrix_rows] or null; only without splits
+  void* out;           // float [splits, pairs, out_stride]; h rounded to BF16 where out_is_bf16
+  int64_t out_stride;  // elements
+  int64_t split_stride;
+  bool out_is_bf16;
+  bool vectors;  // out may be written 16 bytes at a time
 
   __device__ int64_t RowOf(const Tables& tables, const Piece& piece, int token) const {
     if (x_by_pair) return piece.first_pair + token;

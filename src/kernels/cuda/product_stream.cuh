@@ -22,8 +22,79 @@ inline constexpr int kStreamThreads = kStreamWarps * kWarp;
 // write 16 bytes to tokens 2 q at rows 4 g, and 2 * 36 is 8 modulo 32 banks: each to banks of its own.
 inline constexpr int kPartialStride = kRows + 4;
 
-// On tensor cores, for tiles of 8 tokens.
-template <WeightFormat kFormatOf, int kTiles>
+// What RoundKernel and LoadTokenScales would give a lane for a block of k, from x itself: for so few tokens
+// that doing it again for each panel costs less than a launch. `x`: the block in the row of token g, `cols`
+// that there are from there on; `vectors`: 16 bytes at a time.
+template <WeightFormat kFormat>
+__device__ __forceinline__ void RoundBlock(const float* x, int cols, bool vectors, int q, uint4& words,
+                                           uint2 (&token_scales)[2][2]) {
+  constexpr bool kIsInt4 = kFormat == WeightFormat::kInt4;
+  constexpr int kValues = kFormat == WeightFormat::kBF16 ? 8 : 16;
+  float values[kValues];
+  FIDDLER_UNROLL
+  for (int i = 0; i < kValues; i += 4) {
+    const int col = kIsInt4 ? i / 8 * 32 + 8 * q + i % 8 : kValues * q + i;
+    if (vectors) {
+      float4 four = make_float4(0, 0, 0, 0);
+      if (col < cols) four = *reinterpret_cast<const float4*>(x + col);
+      values[i] = four.x;
+      values[i + 1] = four.y;
+      values[i + 2] = four.z;
+      values[i + 3] = four.w;
+    } else {
+      FIDDLER_UNROLL
+      for (int j = 0; j < 4; ++j) values[i + j] = col + j < cols ? x[col + j] : 0.0f;
+    }
+  }
+  if constexpr (kFormat == WeightFormat::kBF16) {
+    words = make_uint4(PackBf16(values[0], values[1]), PackBf16(values[2], values[3]),
+                       PackBf16(values[4], values[5]), PackBf16(values[6], values[7]));
+  } else {
+    constexpr int kGroups = kIsInt4 ? 2 : 1;
+    constexpr int kOfGroup = kValues / kGroups;
+    uint32_t packed[4];
+    FIDDLER_UNROLL
+    for (int group = 0; group < kGroups; ++group) {
+      uint32_t largest = 0;
+      FIDDLER_UNROLL
+      for (int i = 0; i < kOfGroup; ++i) {
+        const uint32_t bits = MagnitudeBits(values[group * kOfGroup + i]);
+        largest = bits > largest ? bits : largest;
+      }
+      FIDDLER_UNROLL
+      for (unsigned lanes = 1; lanes <= 2; ++lanes) {
+        const uint32_t other = __shfl_xor_sync(kWholeWarp, largest, lanes);
+        largest = other > largest ? other : largest;
+      }
+      const GroupScale scale = GroupScale::Of(largest);
+      int sum = 0;
+      FIDDLER_UNROLL
+      for (int i = 0; i < kOfGroup; i += 4) {
+        uint32_t word = 0;
+        FIDDLER_UNROLL
+        for (int j = 0; j < 4; ++j) {
+          const int whole = scale.Round(values[group * kOfGroup + i + j]);
+          sum += whole;
+          word |= (static_cast<uint32_t>(whole) & 0xff) << 8 * j;
+        }
+        packed[(group * kOfGroup + i) / 4] = word;
+      }
+      sum += __shfl_xor_sync(kWholeWarp, sum, 1);
+      sum += __shfl_xor_sync(kWholeWarp, sum, 2);
+      constexpr int kOffset = kIsInt4 ? 8 : 128;
+      FIDDLER_UNROLL
+      for (int i = 0; i < 2; ++i) {
+        const auto from = static_cast<unsigned>(4 * (2 * q + i));  // a lane of that token
+        token_scales[group][i].x = BitsOfFloat(__shfl_sync(kWholeWarp, scale.scale, from));
+        token_scales[group][i].y = static_cast<uint32_t>(__shfl_sync(kWholeWarp, -kOffset * sum, from));
+      }
+    }
+    words = make_uint4(packed[0], packed[1], packed[2], packed[3]);
+  }
+}
+
+// On tensor cores, for tiles of 8 tokens. kRoundsX: x is float32 and rounded here.
+template <WeightFormat kFormatOf, int kTiles, bool kRoundsX = false>
 struct TensorProduct {
   static constexpr WeightFormat kFormat = kFormatOf;
   static constexpr int kTokens = 8 * kTiles;
@@ -36,7 +107,7 @@ struct TensorProduct {
   // As ExactProduct::Multiply.
   __device__ static void Multiply(const ProductArgs& args, const TokenRows& rows, const std::byte* panel,
                                   int first, int end, int step, float* partial, int stride) {
-    constexpr bool kScaled = KBlock<kFormat>::kScales > 0;
+    constexpr bool kScaled = KBlock<kFormat>::kScales > 0 && !kRoundsX;
     const int lane = static_cast<int>(threadIdx.x) % kWarp;
     const int g = lane / 4;
     const int q = lane % 4;
@@ -45,12 +116,14 @@ struct TensorProduct {
     uint32_t scales_at[kTiles][2];
     FIDDLER_UNROLL
     for (int n = 0; n < kTiles; ++n) {
-      x_at[n] = static_cast<uint32_t>(rows(8 * n + g) * args.x.stride) + 4 * static_cast<uint32_t>(q);
+      x_at[n] = static_cast<uint32_t>(rows(8 * n + g) * args.x.stride) +
+                (kRoundsX ? 0 : 4 * static_cast<uint32_t>(q));
       for (int i = 0; i < 2; ++i) {
         scales_at[n][i] = kScaled ? static_cast<uint32_t>(rows(8 * n + 2 * q + i) * args.x.scale_stride) : 0;
       }
     }
     const auto* const x = static_cast<const uint32_t*>(args.x.values);
+    const auto* const floats = static_cast<const float*>(args.x.values);
 
     PanelBlock<kFormat> ahead[kDepth];
     BlockCursor cursor(args, first, KBlock<kFormat>::kBytes);
@@ -71,9 +144,16 @@ struct TensorProduct {
         if (now >= end) break;
         FIDDLER_UNROLL
         for (int n = 0; n < kTiles; ++n) {
-          const auto words = *reinterpret_cast<const uint4*>(x + x_at[n] + static_cast<uint32_t>(now) * 16);
+          uint4 words;
           uint2 token_scales[2][2];
-          LoadTokenScales<kFormat>(args.x.scales, scales_at[n], now, token_scales);
+          if constexpr (kRoundsX) {
+            const int col = now * KBlock<kFormat>::kCols;
+            RoundBlock<kFormat>(floats + x_at[n] + col, static_cast<int>(args.x.stride) - col, args.x_vectors,
+                                q, words, token_scales);
+          } else {
+            words = *reinterpret_cast<const uint4*>(x + x_at[n] + static_cast<uint32_t>(now) * 16);
+            LoadTokenScales<kFormat>(args.x.scales, scales_at[n], now, token_scales);
+          }
           MultiplyBlock<kFormat>(ahead[i], words, token_scales, sums[n]);
         }
         if (now + kDepth * step < end) load(ahead[i]);
