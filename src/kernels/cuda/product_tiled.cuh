@@ -45,10 +45,14 @@ __device__ __forceinline__ int SwizzledChunk(int chunk) {
   return chunk - in_group + (in_group ^ 2 * q);
 }
 
+// That share an SM: two where 128 registers a thread are enough, which they are for 64 tokens of BF16.
+template <WeightFormat kFormat, int kTokens>
+inline constexpr int kTiledBlocksPerSm = kFormat == WeightFormat::kBF16&& kTokens <= 64 ? 2 : 1;
+
 // Blocks: x tiles of tokens, so that those who share weights run together, y tiles of panels (of all slices,
 // if gate_up), z pieces.
 template <WeightFormat kFormat, int kTokens, bool kGateUp>
-__global__ void __launch_bounds__(kTiledThreads, 2)
+__global__ void __launch_bounds__(kTiledThreads, kTiledBlocksPerSm<kFormat, kTokens>)
     TiledKernel(const __grid_constant__ Tables tables, const ProductArgs args) {
   using Stage = TiledStage<kFormat, kTokens>;
   using K = KBlock<kFormat>;
