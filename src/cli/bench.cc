@@ -282,18 +282,28 @@ bool BenchDevice(const BenchOptions& options) {
   const ForwardLimits limits = LimitsOf(LargestEngine(scenarios, session.arithmetic()));
   session.Load({&limits, 1}, device.budget());
   device.SetUp();
-  for (const DeviceScenario& scenario : scenarios) {
+  int64_t failed = 0;
+  for (size_t i = 0; i < scenarios.size(); ++i) {
     OrderedJson result = {{"model", session.config().name},
                           {"device", device.device()->name()},
                           {"isa", session.kernels().isa},
                           {"threads", session.pool().num_threads()}};
-    result.update(BenchScenario(scenario, options.repetitions, device, session));
+    if (!options.scenarios.empty()) result["scenario"] = i;
+    try {
+      result.update(BenchScenario(scenarios[i], options.repetitions, device, session));
+    } catch (const Error& error) {
+      if (options.scenarios.empty()) throw;
+      Note("scenario {}: {}", i, error.what());  // the others may do better
+      result["error"] = error.what();
+      ++failed;
+    }
     if (options.json) {
       WriteJson(result);
-    } else {
+    } else if (!result.contains("error")) {
       WriteOutput(ScenarioText(result));
     }
   }
+  if (failed > 0) throw Error("{}: {} of {} scenarios failed", options.scenarios, failed, scenarios.size());
   return true;
 }
 

@@ -86,26 +86,13 @@ class ScenarioRun {
     engine_.ObserveLoads([this](int64_t, std::span<const ExpertLoad> loads) { ceiling_.AddLayer(loads); });
   }
 
-  void Round(uint64_t seed) {
-    Rng rng(seed);
-    std::vector<SequenceId> ids;
-    for (int64_t b = 0; b < scenario_.batch; ++b) {
-      Request request = {.prompt = {},
-                         .max_tokens = scenario_.positions() - scenario_.prompt_tokens,
-                         .sampling = {},
-                         .stop_tokens = {}};
-      for (int64_t t = 0; t < scenario_.prompt_tokens; ++t) {
-        request.prompt.push_back(static_cast<int32_t>(rng.NextBits() % static_cast<uint64_t>(vocab_size_)));
-      }
-      ids.push_back(engine_.Add(std::move(request)));
-    }
-    ReadPrompts(ids.size());
-    if (scenario_.generated_tokens > 0) Generate();
-    for (const SequenceId id : ids) engine_.Cancel(id);
-  }
+  void Round(uint64_t seed) { Round(seed, scenario_.generated_tokens); }
 
-  // What was measured so far does not count: buffers were touched for the first time.
-  void Forget() { prefill_ = decode_ = {}; }
+  // A prompt and two steps that do not count: buffers are touched for the first time.
+  void WarmUp() {
+    Round(0, std::min<int64_t>(2, scenario_.generated_tokens));
+    prefill_ = decode_ = {};
+  }
 
   OrderedJson Describe() const {
     OrderedJson result = {{"prefill", prefill_.Describe(scenario_.prompt_tokens)}};
@@ -125,6 +112,24 @@ class ScenarioRun {
     return options;
   }
 
+  void Round(uint64_t seed, int64_t steps) {
+    Rng rng(seed);
+    std::vector<SequenceId> ids;
+    for (int64_t b = 0; b < scenario_.batch; ++b) {
+      Request request = {.prompt = {},
+                         .max_tokens = scenario_.positions() - scenario_.prompt_tokens,
+                         .sampling = {},
+                         .stop_tokens = {}};
+      for (int64_t t = 0; t < scenario_.prompt_tokens; ++t) {
+        request.prompt.push_back(static_cast<int32_t>(rng.NextBits() % static_cast<uint64_t>(vocab_size_)));
+      }
+      ids.push_back(engine_.Add(std::move(request)));
+    }
+    ReadPrompts(ids.size());
+    if (steps > 0) Generate(steps);
+    for (const SequenceId id : ids) engine_.Cancel(id);
+  }
+
   // Until every sequence has its first token.
   void ReadPrompts(size_t sequences) {
     const ExpertTraffic before = *engine_.traffic();
@@ -138,18 +143,18 @@ class ScenarioRun {
     prefill_.Add(static_cast<double>(tokens), seconds, ceiling_.seconds(), Since(before, *engine_.traffic()));
   }
 
-  void Generate() {
+  void Generate(int64_t steps) {
     const ExpertTraffic before = *engine_.traffic();
     ceiling_.Reset();
     double seconds = 0;
-    for (int64_t step = 0; step < scenario_.generated_tokens; ++step) {
+    for (int64_t step = 0; step < steps; ++step) {
       const double step_seconds = SecondsOf([&] { engine_.Step(); });
       ceiling_.AddStep(scenario_.batch);
       decode_.step_ms.push_back(1e3 * step_seconds);
       seconds += step_seconds;
     }
-    decode_.Add(static_cast<double>(scenario_.batch * scenario_.generated_tokens), seconds,
-                ceiling_.seconds(), Since(before, *engine_.traffic()));
+    decode_.Add(static_cast<double>(scenario_.batch * steps), seconds, ceiling_.seconds(),
+                Since(before, *engine_.traffic()));
   }
 
   const DeviceScenario& scenario_;
@@ -208,8 +213,7 @@ OrderedJson BenchScenario(const DeviceScenario& scenario, int64_t rounds, const 
     };
   }
   ScenarioRun run(scenario, setup, session);
-  run.Round(0);
-  run.Forget();
+  run.WarmUp();
   for (int64_t round = 1; round <= rounds; ++round) run.Round(static_cast<uint64_t>(round));
   OrderedJson result = {{"policy", scenario.policy}, {"batch", scenario.batch}};
   result.update(run.Describe());

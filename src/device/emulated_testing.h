@@ -15,7 +15,7 @@
 
 #include "base/rng.h"
 #include "base/topology.h"
-#include "device/emulated.h"
+#include "device/cuda_testing.h"
 #include "kernels/dispatch.h"
 
 namespace fiddler::testing {
@@ -72,7 +72,7 @@ class TestDevice {
     if (mode != Mode::kThreaded) pool_.emplace(mode == Mode::kOneThread ? 1 : 3, topology);
     options.pool = pool_ ? &*pool_ : nullptr;
     if (options.memory_bytes == 0) options.memory_bytes = kMemoryBytes;
-    device_ = OpenEmulatedDevice(options, kernels);
+    device_ = OpenTestDevice(options, kernels);
     stream_ = device_->CreateStream();
   }
   explicit TestDevice(std::unique_ptr<Device> device)

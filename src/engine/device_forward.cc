@@ -119,6 +119,7 @@ DeviceForward::DeviceForward(const PackedModel& model, const CpuKernels& kernels
                               setup.cost);
   store_ = std::make_unique<ExpertStore>(*model.host_experts, static_cast<int64_t>(needs.slice_bytes),
                                          policy_->Slots(), device_, stream_, arena_);
+  pinning_ = std::make_unique<BackgroundPin>(device_, model.host_experts->memory());
   store_->Place(policy_->Placement(setup.popularity));
   experts_ = std::make_unique<HybridExperts>(model, ops_, limits, workspace_, device_, stream_,
                                              buffers_.experts, *store_, *policy_);

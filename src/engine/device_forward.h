@@ -13,6 +13,7 @@
 #include <span>
 #include <vector>
 
+#include "engine/background_pin.h"
 #include "engine/device_setup.h"
 #include "engine/device_weights.h"
 #include "engine/forward.h"
@@ -45,6 +46,7 @@ class DeviceForward final : public Forward {
 
   const ExpertTraffic* traffic() const override { return &experts_->traffic(); }
   const Residency& residency() { return store_->residency(); }
+  BackgroundPin& pinning() { return *pinning_; }
 
  private:
   struct Buffers {
@@ -93,6 +95,8 @@ class DeviceForward final : public Forward {
   std::unique_ptr<Policy> policy_;
   std::unique_ptr<ExpertStore> store_;
   std::unique_ptr<HybridExperts> experts_;
+
+  std::unique_ptr<BackgroundPin> pinning_;  // of the host's experts
 
   PinnedBuffer staging_;
   float* embedded_;        // [tokens, hidden]

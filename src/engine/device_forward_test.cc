@@ -277,6 +277,30 @@ TEST(DeviceForwardTest, GoesOnAfterAReadThatFailed) {
   }
 }
 
+// Pinned while it already answers; given back with it, so that the next one can.
+TEST(DeviceForwardTest, PinsTheExpertsInTheBackground) {
+  for (const bool on_disk : {false, true}) {
+    const PackedModel& model = on_disk ? ModelOnDisk(false) : ModelOf(false);
+    ThreadPool pool(2, DiscoverTopology());
+    Rng rng(4);
+    const Script script(rng, model.spec.vocab_size);
+    HostForward host(ModelOf(false), BestKernels(), pool, Limits());
+    EmulatorOptions options;
+    options.pool = &pool;
+    Machine machine(model, 5, options, Named("balanced"));
+    for (int run = 0; run < 2; ++run) {
+      DeviceForward forward(model, BestKernels(), pool, Limits(), machine.setup);
+      EXPECT_LE(MaxDifference(script.Run(forward), script.Run(host)), kLogitTolerance);
+      EXPECT_EQ(forward.pinning().Finish(), "");
+      EXPECT_EQ(forward.pinning().pinned_bytes(), forward.pinning().bytes());
+      const SlicedFfn& expert = model.weights.layers.front().experts.front();
+      const uint64_t experts =
+          static_cast<uint64_t>(expert.bytes()) * (on_disk ? 4 : 6 * model.spec.layers.size());
+      EXPECT_GE(forward.pinning().bytes(), experts);
+    }
+  }
+}
+
 TEST(DeviceForwardTest, TooLittleDeviceMemoryIsRefusedWithWhatIsNeeded) {
   const PackedModel& model = ModelOf(false);
   ThreadPool pool(1, DiscoverTopology());

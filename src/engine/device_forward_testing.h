@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "base/rng.h"
-#include "device/emulated.h"
+#include "device/cuda_testing.h"
 #include "engine/device_forward.h"
 #include "engine/test_models.h"
 #include "io/dummy_weights.h"
@@ -126,7 +126,7 @@ struct Machine {
   Machine(const MemoryNeeds& needs, int64_t slots, EmulatorOptions options, PolicyFactory make_policy) {
     options.memory_bytes = needs.device_dense_bytes + needs.kv_bytes + needs.device_workspace_bytes +
                            static_cast<uint64_t>(slots) * needs.slice_bytes;
-    device = OpenEmulatedDevice(options, BestKernels());
+    device = OpenTestDevice(options);
     setup = {.device = device.get(),
              .make_policy = std::move(make_policy),
              .cost = Cost(),

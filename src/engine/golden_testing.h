@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/source_testing.h"
 #include "io/safetensors.h"
 
 namespace fiddler {
@@ -20,8 +21,7 @@ namespace fiddler {
 // section 7).
 inline constexpr float kLogitTolerance = 1e-4f;
 
-inline const std::filesystem::path kGoldenDir =
-    std::filesystem::path(FIDDLER_SOURCE_DIR) / "tests/oracle/golden";
+inline const std::filesystem::path kGoldenDir = SourceDir() / "tests/oracle/golden";
 
 template <typename T>
 std::vector<T> ReadTensor(const SafetensorsFile& file, std::string_view name) {

@@ -3,6 +3,7 @@
 
 #include <filesystem>
 
+#include "base/source_testing.h"
 #include "base/topology.h"
 #include "engine/pack_model.h"
 
@@ -26,7 +27,7 @@ inline PackedModel LoadPacked(const std::filesystem::path& directory, const Pack
 }
 
 inline std::filesystem::path GoldenModel(std::string_view name) {
-  return std::filesystem::path(FIDDLER_SOURCE_DIR) / "tests/oracle/golden" / name / "model";
+  return SourceDir() / "tests/oracle/golden" / name / "model";
 }
 
 }  // namespace fiddler

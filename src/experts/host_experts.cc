@@ -52,6 +52,7 @@ class HostExperts::Cache {
   }
 
   const PackedFile& file() const { return file_; }
+  std::span<const std::byte> memory() const { return memory_.bytes(); }
   const Traffic& traffic() const { return traffic_; }
   int32_t CountSlots() const {
     return static_cast<int32_t>(memory_.bytes().size() / file_.header().stride());
@@ -173,6 +174,24 @@ HostExperts::~HostExperts() = default;
 int64_t HostExperts::num_slots() const { return cache_ ? cache_->CountSlots() : 0; }
 
 const PackedFile* HostExperts::file() const { return cache_ ? &cache_->file() : nullptr; }
+
+std::vector<std::span<const std::byte>> HostExperts::memory() const {
+  if (cache_) return {cache_->memory()};
+  std::vector<std::span<const std::byte>> experts;
+  for (const std::span<const SlicedFfn> layer : layers_) {
+    for (const SlicedFfn& expert : layer) experts.push_back({expert.data, expert.bytes()});
+  }
+  std::sort(experts.begin(), experts.end(), [](auto a, auto b) { return a.data() < b.data(); });
+  std::vector<std::span<const std::byte>> runs;
+  for (const std::span<const std::byte> expert : experts) {
+    if (!runs.empty() && runs.back().data() + runs.back().size() == expert.data()) {
+      runs.back() = {runs.back().data(), runs.back().size() + expert.size()};
+    } else {
+      runs.push_back(expert);
+    }
+  }
+  return runs;
+}
 
 HostExperts::Traffic HostExperts::traffic() const { return cache_ ? cache_->traffic() : Traffic(); }
 

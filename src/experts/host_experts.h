@@ -58,6 +58,8 @@ class HostExperts {
   int64_t num_slots() const;       // 0: in memory
   const PackedFile* file() const;  // null: in memory
   Traffic traffic() const;
+  // Where experts lie, or will: runs of bytes, in order.
+  std::vector<std::span<const std::byte>> memory() const;
 
   // What a layer needs for a batch of `tokens`, each expert once; valid until the last Release. Reading
   // begins. What an earlier request asked for and did not release is released.

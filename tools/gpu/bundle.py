@@ -25,7 +25,7 @@ PLUGIN = "libfiddler_cuda.so"
 # Test programs that have something to do on a real device, and what tells them to use it instead of one that is played.
 # They must say so on stdout, in a line `device: NAME`: without it nothing they found counts as found on a device.
 CUDA_TESTS = ("cuda_test",)
-CUDA_TEST_ENV = {"FIDDLER_TEST_CUDA": "1"}
+CUDA_TEST_ENV = {"FIDDLER_TEST_CUDA": "1", "FIDDLER_SOURCE_DIR": str(REPOSITORY)}
 PROGRAMS = (FIDDLER, PLUGIN, *CUDA_TESTS)
 BUILD_TARGETS = ("fiddler", "fiddler_cuda", *CUDA_TESTS)
 
