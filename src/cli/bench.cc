@@ -282,12 +282,15 @@ bool BenchDevice(const BenchOptions& options) {
   const ForwardLimits limits = LimitsOf(LargestEngine(scenarios, session.arithmetic()));
   session.Load({&limits, 1}, device.budget());
   device.SetUp();
+  const OrderedJson pinned = device.FinishPinning();
   int64_t failed = 0;
   for (size_t i = 0; i < scenarios.size(); ++i) {
     OrderedJson result = {{"model", session.config().name},
                           {"device", device.device()->name()},
                           {"isa", session.kernels().isa},
                           {"threads", session.pool().num_threads()}};
+    result["counts_on"] = device.counts_on();
+    result["pinned"] = pinned;
     if (!options.scenarios.empty()) result["scenario"] = i;
     try {
       result.update(BenchScenario(scenarios[i], options.repetitions, device, session));
@@ -308,6 +311,7 @@ bool BenchDevice(const BenchOptions& options) {
 }
 
 void BenchDeviceKernels(const BenchOptions& options) {
+  if (options.model.model.empty()) throw CLI::RequiredError("MODEL");
   options.device.Check();
   Session session(options.model);
   if (session.spec().moe.num_experts == 0) throw Error("--kernels: expected a model with experts, got none");

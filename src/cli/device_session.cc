@@ -1,6 +1,10 @@
 #include "cli/device_session.h"
 
+#include <tuple>
+#include <utility>
+
 #include "base/error.h"
+#include "base/timing.h"
 #include "base/units.h"
 #include "calibrate/calibration.h"
 #include "cli/gpu.h"
@@ -49,16 +53,22 @@ std::optional<CostModel> Calibrated(const Session& session, Device& device, cons
   }
 }
 
-CostModel ChooseCost(const DeviceOptions& options, const Session& session, Device& device) {
+// What the policy counts on, and what that is called.
+std::pair<CostModel, std::string> ChooseCost(const DeviceOptions& options, const Session& session,
+                                             Device& device) {
   const SlicedFfn& expert = TypicalFfn(session.model().weights);
-  if (!options.hardware.empty()) return CostOn(ChooseHardware(options.hardware), expert);
-  if (std::optional<CostModel> measured = Calibrated(session, device, expert)) return *measured;
+  if (!options.hardware.empty()) {
+    const HardwareProfile hardware = ChooseHardware(options.hardware);
+    return {CostOn(hardware, expert), hardware.name};
+  }
+  if (std::optional<CostModel> measured = Calibrated(session, device, expert))
+    return {*measured, "calibrated"};
   const HardwareProfile& hardware = HardwareLike(device.name());
   if (device.name() != kEmulatedDeviceName) {
     Note("note: {} is taken to be as fast as {}: 'fiddler calibrate {}' measures what it costs",
          device.name(), hardware.name, session.config().name);
   }
-  return CostOn(hardware, expert);
+  return {CostOn(hardware, expert), hardware.name};
 }
 
 // Tokens that chose an expert, [num_layers * num_experts]; empty if nothing is known.
@@ -174,8 +184,24 @@ void DeviceSession::SetUp() {
   setup_.make_policy = [name](const PolicyGeometry& geometry, const CostModel& cost) {
     return MakePolicy(name, geometry, cost);
   };
-  setup_.cost = ChooseCost(options_, session_, *device_);
+  std::tie(setup_.cost, counts_on_) = ChooseCost(options_, session_, *device_);
   setup_.popularity = ChoosePopularity(options_, session_);
+  pin_ = std::make_unique<BackgroundPin>(*device_, session_.model().host_experts->memory());
+}
+
+OrderedJson DeviceSession::FinishPinning() {
+  double seconds = 0;
+  std::string error;
+  seconds = SecondsOf([&] { error = pin_->Finish(); });
+  OrderedJson pinned = {{"bytes", pin_->pinned_bytes()}, {"seconds", seconds}};
+  if (!error.empty()) pinned["error"] = error;
+  return pinned;
+}
+
+void DeviceSession::NotePinning() {
+  if (!pin_ || !pin_->failed()) return;
+  Note("note: {} of {} of the experts are pinned, copies of the others are slower: {}",
+       FormatBytes(pin_->pinned_bytes()), FormatBytes(pin_->bytes()), pin_->Finish());
 }
 
 OrderedJson DescribeTraffic(const ExpertTraffic& traffic) {

@@ -8,6 +8,7 @@
 
 #include "cli/output.h"
 #include "cli/session.h"
+#include "engine/background_pin.h"
 #include "engine/device_setup.h"
 #include "engine/host_memory.h"
 
@@ -35,16 +36,25 @@ class DeviceSession {
   Device* device() const { return device_.get(); }  // null: there is none
   DeviceBudget budget() const;                      // for session.Load()
 
-  // After session.Load(): finds out costs and popularity. Throws Error.
+  // After session.Load(): finds out costs and popularity, and begins to pin the experts. Throws Error.
   void SetUp();
   // After that, for an engine; null: there is no device.
   const DeviceSetup* setup() const { return device_ ? &setup_ : nullptr; }
+  // Whose speeds the policy counts on: "calibrated", or the name of a machine.
+  const std::string& counts_on() const { return counts_on_; }
+
+  // Waits until the experts are pinned, for who measures: {"bytes", "seconds"}, and "error" if not all are.
+  OrderedJson FinishPinning();
+  // Says so if what was to be pinned could not be; without waiting for it.
+  void NotePinning();
 
  private:
   const DeviceOptions& options_;
   Session& session_;
   std::unique_ptr<Device> device_;
   DeviceSetup setup_;
+  std::string counts_on_;
+  std::unique_ptr<BackgroundPin> pin_;  // goes before the device
 };
 
 // {"resident", "fetched", "cpu", "idle_copies", "hit_rate"}

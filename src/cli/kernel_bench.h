@@ -14,10 +14,10 @@
 
 namespace fiddler {
 
-// {"limits": {"read_gbps", "bf16_tflops", "link_in_gbps", "link_out_gbps", "link_in_gbps_beside_cpu",
-// "handover_us": {"p50", "p99"}}, "kernels": [{"name", "tokens", "us", "gbps", "tflops", "limit",
-// "percent_of_limit"}]}, with up to most_tokens tokens. Takes at most half of the device's memory. Throws
-// Error.
+// {"limits": {"read_gbps", "mma_sync_bf16_tflops", "link_in_gbps", "link_out_gbps",
+// "link_in_gbps_beside_cpu", "handover_us": {"p50", "p99"}}, "kernels": [{"name", "tokens", "us", "gbps",
+// "tflops", "limit", "percent_of_limit"}]}, with up to most_tokens tokens. Takes at most half of the device's
+// memory. Throws Error.
 OrderedJson BenchKernels(const ModelSpec& spec, WeightFormat format, int64_t most_tokens, Device& device,
                          const CpuKernels& kernels, ThreadPool& pool);
 void PrintKernels(const OrderedJson& result);

@@ -165,6 +165,7 @@ void Run(const RunOptions& options) {
        result.first_token_seconds, result.tokens.size(), result.TokensPerSecond(),
        interrupted ? "; interrupted" : "");
   if (result.traffic) NoteTraffic(*result.traffic);
+  device.NotePinning();
 }
 
 }  // namespace

@@ -73,6 +73,9 @@ CudaOpening TryOpenCudaDevice(uint64_t memory_bytes) {
   }
   std::error_code status;
   const fs::path folder = fs::read_symlink("/proc/self/exe", status).parent_path();
+  if (status) {
+    return Failed(Outcome::kNoPlugin, fmt::format("no plugin: /proc/self/exe: {}", status.message()));
+  }
   std::vector<std::string> places;
   for (const fs::path& place : {folder / kFile, folder / "../lib" / kFile}) {
     if (fs::exists(place, status)) return Open(place, memory_bytes);

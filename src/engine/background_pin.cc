@@ -57,6 +57,7 @@ void BackgroundPin::Work() {
     }
   } catch (const Error& error) {
     error_ = error.what();
+    failed_.store(true, std::memory_order_release);
   }
 }
 

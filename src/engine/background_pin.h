@@ -27,6 +27,7 @@ class BackgroundPin {
 
   uint64_t bytes() const { return bytes_; }  // of all regions
   uint64_t pinned_bytes() const { return pinned_bytes_.load(std::memory_order_acquire); }
+  bool failed() const { return failed_.load(std::memory_order_acquire); }
   // Waits for the end: empty, or why not all is pinned.
   std::string Finish();
 
@@ -38,6 +39,7 @@ class BackgroundPin {
   uint64_t bytes_ = 0;
   std::atomic<uint64_t> pinned_bytes_ = 0;
   std::atomic<bool> stop_ = false;
+  std::atomic<bool> failed_ = false;
   size_t pinned_pieces_ = 0;  // the thread's, until it is joined; so is error_
   std::string error_;
   std::thread thread_;

@@ -119,7 +119,6 @@ DeviceForward::DeviceForward(const PackedModel& model, const CpuKernels& kernels
                               setup.cost);
   store_ = std::make_unique<ExpertStore>(*model.host_experts, static_cast<int64_t>(needs.slice_bytes),
                                          policy_->Slots(), device_, stream_, arena_);
-  pinning_ = std::make_unique<BackgroundPin>(device_, model.host_experts->memory());
   store_->Place(policy_->Placement(setup.popularity));
   experts_ = std::make_unique<HybridExperts>(model, ops_, limits, workspace_, device_, stream_,
                                              buffers_.experts, *store_, *policy_);
@@ -134,7 +133,16 @@ DeviceForward::DeviceForward(const PackedModel& model, const CpuKernels& kernels
   block_tables_ = sequences_ + tokens;
 }
 
-DeviceForward::~DeviceForward() = default;
+DeviceForward::~DeviceForward() {
+  for (const auto& [key, segment] : segments_) {
+    if (!segment) continue;
+    try {
+      device_.ReleaseSegment(*segment);
+    } catch (const Error&) {
+      return;  // a device that has failed lets go of everything when it is closed
+    }
+  }
+}
 
 void DeviceForward::Run(std::span<const BatchEntry> batch) {
   const ModelSpec& spec = model_.spec;
@@ -186,11 +194,23 @@ void DeviceForward::QueueLayer(int64_t index, int64_t tokens) {
   const auto [place, is_new] = segments_.try_emplace({tokens, index});
   if (is_new) return QueueUpToRouting(index, tokens);  // not worth it for a size that never comes again
   if (!place->second) {
-    device_.BeginCapture(stream_);
-    QueueUpToRouting(index, tokens);
-    place->second = device_.EndCapture(stream_);
+    place->second = CaptureUpToRouting(index, tokens);
   }
   device_.Launch(stream_, *place->second);
+}
+
+FiddlerSegment DeviceForward::CaptureUpToRouting(int64_t index, int64_t tokens) {
+  device_.BeginCapture(stream_);
+  try {
+    QueueUpToRouting(index, tokens);
+  } catch (const Error&) {
+    try {  // else the stream would capture whatever comes next
+      device_.ReleaseSegment(device_.EndCapture(stream_));
+    } catch (const Error&) {  // the first error says more
+    }
+    throw;
+  }
+  return device_.EndCapture(stream_);
 }
 
 void DeviceForward::QueueUpToRouting(int64_t index, int64_t tokens) {

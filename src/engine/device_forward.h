@@ -13,7 +13,6 @@
 #include <span>
 #include <vector>
 
-#include "engine/background_pin.h"
 #include "engine/device_setup.h"
 #include "engine/device_weights.h"
 #include "engine/forward.h"
@@ -46,7 +45,6 @@ class DeviceForward final : public Forward {
 
   const ExpertTraffic* traffic() const override { return &experts_->traffic(); }
   const Residency& residency() { return store_->residency(); }
-  BackgroundPin& pinning() { return *pinning_; }
 
  private:
   struct Buffers {
@@ -73,6 +71,7 @@ class DeviceForward final : public Forward {
   void Upload(std::span<const BatchEntry> batch);
   void QueueLayer(int64_t index, int64_t tokens);  // up to its routing, captured where that pays
   void QueueUpToRouting(int64_t index, int64_t tokens);
+  FiddlerSegment CaptureUpToRouting(int64_t index, int64_t tokens);
   void QueueAttention(int64_t index, int64_t tokens);
   void QueueDenseFfn(int64_t index, int64_t tokens);
   void QueueNorm(int64_t tokens, FiddlerAddress weight, FiddlerAddress y);
@@ -95,8 +94,6 @@ class DeviceForward final : public Forward {
   std::unique_ptr<Policy> policy_;
   std::unique_ptr<ExpertStore> store_;
   std::unique_ptr<HybridExperts> experts_;
-
-  std::unique_ptr<BackgroundPin> pinning_;  // of the host's experts
 
   PinnedBuffer staging_;
   float* embedded_;        // [tokens, hidden]

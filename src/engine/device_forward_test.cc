@@ -12,9 +12,11 @@
 #include "base/error.h"
 #include "base/error_testing.h"
 #include "base/file.h"
+#include "base/memory.h"
 #include "base/rng.h"
 #include "base/sanitized.h"
 #include "device/emulated.h"
+#include "engine/background_pin.h"
 #include "engine/device_forward_testing.h"
 #include "engine/golden_testing.h"
 #include "engine/host_forward.h"
@@ -277,8 +279,8 @@ TEST(DeviceForwardTest, GoesOnAfterAReadThatFailed) {
   }
 }
 
-// Pinned while it already answers; given back with it, so that the next one can.
-TEST(DeviceForwardTest, PinsTheExpertsInTheBackground) {
+// Pinned while the model already answers; given back, so that it can be again.
+TEST(DeviceForwardTest, TheExpertsArePinnedInTheBackground) {
   for (const bool on_disk : {false, true}) {
     const PackedModel& model = on_disk ? ModelOnDisk(false) : ModelOf(false);
     ThreadPool pool(2, DiscoverTopology());
@@ -289,16 +291,35 @@ TEST(DeviceForwardTest, PinsTheExpertsInTheBackground) {
     options.pool = &pool;
     Machine machine(model, 5, options, Named("balanced"));
     for (int run = 0; run < 2; ++run) {
+      BackgroundPin pin(*machine.device, model.host_experts->memory());
       DeviceForward forward(model, BestKernels(), pool, Limits(), machine.setup);
       EXPECT_LE(MaxDifference(script.Run(forward), script.Run(host)), kLogitTolerance);
-      EXPECT_EQ(forward.pinning().Finish(), "");
-      EXPECT_EQ(forward.pinning().pinned_bytes(), forward.pinning().bytes());
-      const SlicedFfn& expert = model.weights.layers.front().experts.front();
-      const uint64_t experts =
-          static_cast<uint64_t>(expert.bytes()) * (on_disk ? 4 : 6 * model.spec.layers.size());
-      EXPECT_GE(forward.pinning().bytes(), experts);
+      EXPECT_EQ(pin.Finish(), "");
+      EXPECT_EQ(pin.pinned_bytes(), pin.bytes());
+      const SlicedFfn& expert = ModelOf(false).weights.layers.front().experts.front();
+      const uint64_t count = on_disk ? 4 : 6 * model.spec.layers.size();
+      EXPECT_GE(pin.bytes(), count * expert.bytes());
     }
   }
+}
+
+TEST(BackgroundPinTest, WhatCannotBePinnedIsSaidAndTheRestGivenBack) {
+  EmulatorOptions options;
+  ThreadPool pool(1, DiscoverTopology());
+  options.pool = &pool;
+  options.memory_bytes = 1 << 20;
+  const std::unique_ptr<Device> device = OpenEmulatedDevice(options, BestKernels());
+  const HugePageBuffer memory(3 * 4096, "test");
+  const std::span<const std::byte> all = memory.bytes();
+  device->Pin(all.subspan(4096, 4096));
+  {
+    BackgroundPin pin(*device, {all.first(4096), all.subspan(4096, 4096), all.subspan(8192)});
+    EXPECT_NE(pin.Finish().find("pinned already"), std::string::npos);
+    EXPECT_EQ(pin.pinned_bytes(), 4096u);
+  }
+  device->Unpin(all.subspan(4096, 4096));
+  device->Pin(all);  // nothing of it is pinned any more
+  device->Unpin(all);
 }
 
 TEST(DeviceForwardTest, TooLittleDeviceMemoryIsRefusedWithWhatIsNeeded) {

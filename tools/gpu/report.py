@@ -205,7 +205,7 @@ def peers_section(content: dict) -> list[str]:
         )
     if not rows:
         return []
-    return ["### Others on the same machine", "", "Made-up weights of the same geometry, the same GPU memory.", "",
+    return ["### Others on the same machine", "", "PyTorch: made-up weights of the same geometry, the same GPU memory. llama.cpp: the file it was given, as it is.", "",
             *table(["what", "layers", "in / out", "TTFT s", "ms between tokens", "tokens/s", "`balanced` is times"],
                    rows)]  # fmt: skip
 

@@ -45,10 +45,10 @@ from gpu.peers import note_cut
 from gpu.runner import Failed, Finished, Session, Skipped
 
 GPU_MEMORY_GIB = 24
-# These generate fewer tokens than asked for: time between tokens hardly changes under a policy whose residents never do, and
-# a token of `stream` reads all experts through the link, 2 s for Mixtral. With them all of a whole Mixtral's scenarios take
+# These generate fewer tokens than asked for: time between tokens hardly changes under a policy whose residents never do,
+# `expert-cache` has filled its caches with the prompt and its first tokens, and a token of `stream` reads all experts through the link, 2 s for Mixtral. With them all of a whole Mixtral's scenarios take
 # some four minutes on the simulator's h100-16vcpu.
-FEWER = {"fiddler": 32, "static-layers": 24, "cpu-experts": 24, "expert-cache": 12, "stream": 4}
+FEWER = {"fiddler": 32, "static-layers": 24, "cpu-experts": 24, "expert-cache": 32, "stream": 4}
 CALIBRATED_FIRST = "mixtral-8x7b"  # by the step `calibrate`, which leaves this note
 CALIBRATED = "calibrated"
 CALIBRATE_SECONDS = 8  # of another geometry
@@ -230,7 +230,7 @@ def run_in_one(session: Session, base: list, scenarios: list[Scenario]) -> int:
         count += 1
         session.add("scenarios", entry_of(scenarios[said["scenario"]], "bench --scenarios", said))
 
-    command = [fiddler_of(session), "bench", *base, "--scenarios", file, "--json"]
+    command = [fiddler_of(session), "bench", *base, "--scenarios", file, "--repeat", "1", "--json"]
     done = session.run(command, session.left() - TEARDOWN_S, on_line=take)
     if count == 0:
         raise Failed(done.why())

@@ -74,7 +74,8 @@ def cuda_tests(session: Session) -> None:
         if path is None:
             continue
         report = session.work / f"{name}.json"
-        done = session.run([path, f"--gtest_output=json:{report}", "--gtest_brief=1"], **env)
+        # The machine that plays a GPU proves nothing about one.
+        done = session.run([path, f"--gtest_output=json:{report}", "--gtest_brief=1", "--gtest_filter=-MachineTest.*"], **env)
         device = re.search(r"^device: (.+)$", done.out, re.MULTILINE)
         on_device &= device is not None
         entry = {
@@ -117,7 +118,7 @@ def tokens(session: Session) -> None:
     memory = memory_for_share(session, DEMO, 0.25)
     session.put("gpu_memory", memory)
     differ = 0
-    for arithmetic in ("fast", "exact"):
+    for arithmetic in ("exact", "fast"):
         for prompt in PROMPTS:
             base = [fiddler, "run", DEMO, "-p", prompt, "-n", str(TOKENS), "--temp", "0", "--ignore-eos", "--json",
                     "--arithmetic", arithmetic]  # fmt: skip
@@ -125,11 +126,12 @@ def tokens(session: Session) -> None:
             for policy in POLICIES:
                 done = session.run([*base, "--device", device, "--gpu-memory", memory, "--policy", policy], 30)
                 entry = {"arithmetic": arithmetic, "policy": policy, "prompt": prompt} | compared(done, expected)
-                # bf16 products rounded in another order may choose another of two equal words: said, not hidden.
-                differ += not entry["same"]
+                # Fast arithmetic rounds sums of another order and may choose another of two nearly equal words: said, not
+                # hidden, but no failure.
+                differ += not entry["same"] and (arithmetic == "exact" or "error" in entry)
                 session.add("runs", entry)
     if differ:
-        raise Failed(f"{differ} of {2 * len(PROMPTS) * len(POLICIES)} runs gave other tokens than the CPU, or none")
+        raise Failed(f"{differ} of {2 * len(PROMPTS) * len(POLICIES)} runs gave other tokens than the CPU in exact arithmetic, or none")
 
 
 def compared(done, expected: list[int]) -> dict:
@@ -159,7 +161,9 @@ def kernels(session: Session) -> None:
     beside its share of a limit."""
     if not knows(session, "bench", "--kernels"):
         raise Skipped("this fiddler's bench knows no --kernels")
-    command = [fiddler_of(session), "bench", "--kernels", "--device", session.setting.device, "--json"]
+    shape = [DEMO, "--prompt", "16", "--gpu-memory", "64MiB"] if session.setting.dry_run else [
+        scenarios.CALIBRATED_FIRST, "--prompt", "2048"]  # fmt: skip
+    command = [fiddler_of(session), "bench", *shape, "--kernels", "--device", session.setting.device, "--json"]
     session.put("result", json_of(session.run(command), "bench --kernels"))
 
 

@@ -28,9 +28,10 @@ void Pause() {
 template <typename Function>
 Function DriverFunction(const char* name) {
   void* function = nullptr;
+  constexpr unsigned kVersion = 12000;  // of the prototypes: drivers refuse to look for what is newer than they
   cudaDriverEntryPointQueryResult result = cudaDriverEntryPointSymbolNotFound;
   const cudaError_t status =
-      cudaGetDriverEntryPointByVersion(name, &function, CUDART_VERSION, cudaEnableDefault, &result);
+      cudaGetDriverEntryPointByVersion(name, &function, kVersion, cudaEnableDefault, &result);
   if (status != cudaSuccess) cudaGetLastError();
   if (status != cudaSuccess || result != cudaDriverEntryPointSuccess) return nullptr;
   return reinterpret_cast<Function>(function);

@@ -1,8 +1,8 @@
 // Flags in pinned memory, by which GPU and host wait for each other. The GPU sets one by a kernel of one
 // thread. How it waits for one is found out when the device opens: the first of these that works is kept.
-//   memops    the stream itself waits (cuStreamWaitValue32): costs no kernel and keeps no part of the GPU
-//   busy kernel    a kernel of one thread looks again and again hostfunc  a thread of the driver looks,
-//   called by the stream: slow to start (docs/architecture.md)
+// - memops: the stream itself waits (cuStreamWaitValue32); costs no kernel and keeps no part of the GPU busy;
+// - kernel: a kernel of one thread looks again and again;
+// - hostfunc: a thread of the driver looks, called by the stream: slow to start (docs/architecture.md).
 // FIDDLER_CUDA_AWAIT=memops|kernel|hostfunc leaves no choice, to compare them.
 //
 // One thread at a time.

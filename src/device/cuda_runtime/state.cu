@@ -11,7 +11,7 @@ namespace fiddler::cuda {
 namespace {
 
 // What the runtime takes later on: captured segments, local memory of kernels, its own lists. An estimate.
-constexpr uint64_t kReserveBytes = uint64_t{256} << 20;
+constexpr uint64_t kReserveBytes = uint64_t{512} << 20;
 
 // Rows and weights of tokens for the FFNs of a few layers: 8 bytes a token and expert.
 constexpr size_t kUploadBytes = size_t{8} << 20;
@@ -29,9 +29,12 @@ uint64_t OffsetTo(void* data) {  // from the host's address to the device's
 void Register(const HostRanges::Piece& piece) {
   constexpr unsigned kFlags = cudaHostRegisterPortable | cudaHostRegisterMapped;
   void* const data = reinterpret_cast<void*>(piece.begin);
-  if (cudaHostRegister(data, piece.bytes, kFlags) == cudaSuccess) return;
+  const cudaError_t status = cudaHostRegister(data, piece.bytes, kFlags);
+  if (status == cudaSuccess) return;
   cudaGetLastError();
-  Check(cudaHostRegister(data, piece.bytes, kFlags | cudaHostRegisterReadOnly), "pin");
+  if (cudaHostRegister(data, piece.bytes, kFlags | cudaHostRegisterReadOnly) == cudaSuccess) return;
+  cudaGetLastError();
+  Check(status, "pin");  // what is wrong with it as it is
 }
 
 template <typename T>
