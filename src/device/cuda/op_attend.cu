@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <numbers>
 
+#include "device/cuda/op_checks.h"
 #include "device/cuda/ops.h"
 #include "device/scratch.h"
 #include "kernels/cuda/attend_simple.cuh"
@@ -13,30 +14,20 @@ namespace {
 
 static_assert(kKvBlockTokens == KvLayout::kBlockTokens);
 
+constexpr const char* kOp = "attend";
 constexpr int64_t kMostPositions = int64_t{1} << 30;
 constexpr int64_t kMostBlocks = int64_t{0x7fffffff};  // of a grid
 
 [[noreturn]] void Fail(const std::string& what) { throw std::runtime_error("attend: " + what); }
 
-void RequireSize(const char* name, int64_t value, int64_t least, int64_t most) {
-  if (value >= least && value <= most) return;
-  Fail(std::string(name) + ": expected " + std::to_string(least) + " to " + std::to_string(most) + ", got " +
-       std::to_string(value));
-}
-
-template <typename T>
-T* At(FiddlerAddress address) {
-  return reinterpret_cast<T*>(address);
-}
-
 AttendParams Check(const FiddlerAttend& args) {
   const FiddlerKv& kv = args.kv;
-  RequireSize("tokens", args.batch.tokens, 0, kMostPositions);
-  RequireSize("table_stride", args.batch.table_stride, 1, kMostPositions / KvLayout::kBlockTokens);
-  RequireSize("kv_heads", kv.kv_heads, 1, 1 << 16);
-  RequireSize("head_dim", kv.head_dim, 1, 1 << 16);
-  RequireSize("num_heads", args.num_heads, 1, 1 << 16);
-  RequireSize("window", args.window, 0, kMostPositions);
+  RequireSize(kOp, "tokens", args.batch.tokens, 0, kMostPositions);
+  RequireSize(kOp, "table_stride", args.batch.table_stride, 1, kMostPositions / KvLayout::kBlockTokens);
+  RequireSize(kOp, "kv_heads", kv.kv_heads, 1, 1 << 16);
+  RequireSize(kOp, "head_dim", kv.head_dim, 1, 1 << 16);
+  RequireSize(kOp, "num_heads", args.num_heads, 1, 1 << 16);
+  RequireSize(kOp, "window", args.window, 0, kMostPositions);
   if (kv.dtype != static_cast<int32_t>(DType::kF32) && kv.dtype != static_cast<int32_t>(DType::kBF16)) {
     Fail("no KV cache is of type " + std::to_string(kv.dtype));
   }
@@ -44,7 +35,8 @@ AttendParams Check(const FiddlerAttend& args) {
     Fail(std::to_string(args.num_heads) + " heads over " + std::to_string(kv.kv_heads) + " KV heads");
   }
   const KvLayout layout = {.dtype = static_cast<DType>(kv.dtype), .head_dim = kv.head_dim};
-  RequireSize("head_stride", kv.head_stride, kv.kv_heads == 1 ? 0 : layout.bytes(), int64_t{1} << 44);
+  RequireAligned(kOp, "keys and values", kv.layer, 64);
+  RequireSize(kOp, "head_stride", kv.head_stride, kv.kv_heads == 1 ? 0 : layout.bytes(), int64_t{1} << 44);
   if (kv.head_stride % 64 != 0)
     Fail("head_stride: " + std::to_string(kv.head_stride) + " is no multiple of 64");
   return {.tokens = static_cast<int>(args.batch.tokens),

@@ -31,4 +31,11 @@ inline void RequireSize(const char* op, const char* name, int64_t value, int64_t
                            std::to_string(high) + ", got " + std::to_string(value));
 }
 
+// That vectors can be loaded from there: elsewhere a GPU fails for good, and nobody learns where.
+inline void RequireAligned(const char* op, const char* name, FiddlerAddress address, uint64_t by) {
+  if (address % by == 0) return;
+  throw std::runtime_error(std::string(op) + ": " + name + ": expected a multiple of " + std::to_string(by) +
+                           ", got " + std::to_string(address));
+}
+
 }  // namespace fiddler::cuda

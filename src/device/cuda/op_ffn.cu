@@ -2,9 +2,9 @@
 // rounds of as many pairs of token and entry as the scratch memory takes, the activations of all slices,
 // their down products, and the sums of both by rows.
 //
-// With few tokens the weights are all that counts, and a round is all there is: activations, down products,
-// sums are three launches. Thread blocks of the products, each
-// with 32 KB on their way where 18 KB on each of 132 SMs keep the memory busy (product_stream.cuh):
+// With few tokens the weights are all that counts, and a round is all there is: activations, down products
+// and sums are three launches. Thread blocks of the products, each with 32 KB on their way where 18 KB on
+// each of 132 SMs keep the memory busy (product_stream.cuh):
 //   Mixtral, 1 token      2 experts of 16 slices of 896 neurons: 2 * 16 * 56 = 1792, then 2 * 128
 //   Qwen3-30B, 1 token    8 experts of 4 slices of 192 neurons: 8 * 4 * 12 = 384, then 8 * 64
 // Not yet: a single entry of few slices has fewer blocks than SMs for its activations.
@@ -111,6 +111,7 @@ class FfnRounds {
     for (int64_t i = 0; i < ffn_.num_entries; ++i) {
       RequireSize(kWhat, "tokens", ffn_.entries[i].tokens, 0);
       RequireSize(kWhat, "num_slices", ffn_.entries[i].num_slices, 0, 1 << 20);
+      RequireAligned(kWhat, "a slice", ffn_.entries[i].slice, 64);
     }
   }
 

@@ -41,12 +41,6 @@ constexpr int64_t Aligned(int64_t bytes) {
 
 }  // namespace
 
-void RequireSize(const char* what, const char* name, int64_t value, int64_t low, int64_t high) {
-  if (value >= low && value <= high) return;
-  throw std::runtime_error(std::string(what) + ": " + name + ": expected " + std::to_string(low) + " to " +
-                           std::to_string(high) + ", got " + std::to_string(value));
-}
-
 WeightFormat FormatOf(const char* what, int32_t format) {
   if (format < 0 || format >= static_cast<int32_t>(std::size(kWeightFormats))) {
     throw std::runtime_error(std::string(what) + ": no format " + std::to_string(format));
@@ -112,6 +106,7 @@ void MatMul(OpContext& context, const FiddlerMatMul& mat_mul) {
   RequireSize(what, "tokens", mat_mul.tokens, 0);
   RequireSize(what, "rows of the matrix", mat_mul.w.rows, 1);
   RequireSize(what, "columns of the matrix", mat_mul.w.cols, 1);
+  RequireAligned(what, "the matrix", mat_mul.w.data, 64);
   const PackedMatrix w = {.data = At<const std::byte>(mat_mul.w.data),
                           .format = FormatOf(what, mat_mul.w.format),
                           .rows = mat_mul.w.rows,

@@ -35,6 +35,7 @@ void RotateStore(OpContext& context, const FiddlerRotateStore& args) {
   RequireSize(kOp, "num_heads", args.num_heads, 1, kMostHeads);
   RequireSize(kOp, "kv_heads", kv.kv_heads, 1, kMostHeads);
   RequireSize(kOp, "head_dim", kv.head_dim, 1, kMostRotatedDims);
+  RequireAligned(kOp, "keys and values", kv.layer, 64);
   RequireSize(kOp, "rotary_dim", args.rotary_dim, 0, kv.head_dim);
   if (args.rotary_dim % 2 != 0) throw std::runtime_error("rotate_store: rotary_dim is odd");
   if (!(args.clamp >= 0)) throw std::runtime_error("rotate_store: clamp is below 0");

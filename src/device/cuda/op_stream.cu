@@ -32,7 +32,9 @@ void LaunchFormat(OpContext& context, const char* what, const ProductKernel& ker
     return launch.template operator()<ExactProduct<kFormat, 8>>();
   }
   if constexpr (FastRounding(kFormat) != Rounding::kNone) {
-    if (kernel.rounds_x) return launch.template operator()<TensorProduct<kFormat, 1, true>>();
+    if constexpr (RoundsItself(FastRounding(kFormat), 1)) {
+      if (kernel.rounds_x) return launch.template operator()<TensorProduct<kFormat, 1, true>>();
+    }
     if (tokens == 8) return launch.template operator()<TensorProduct<kFormat, 1>>();
     if (tokens == 16) return launch.template operator()<TensorProduct<kFormat, 2>>();
     if (tokens == 32) return launch.template operator()<TensorProduct<kFormat, 4>>();

@@ -23,7 +23,10 @@ void LaunchWith(OpContext& context, const char* what, bool gate_up, const Tables
 template <WeightFormat kFormat>
 void LaunchFormat(OpContext& context, const char* what, bool gate_up, const Tables& tables,
                   const ProductArgs& args, const ProductExtent& extent) {
-  if (extent.tokens <= 64) return LaunchWith<kFormat, 64>(context, what, gate_up, tables, args, extent);
+  // Wide tiles read the weights half as often; but rather more blocks than SMs that do nothing.
+  const int64_t wide = CeilDiv(extent.tokens, 128) * CeilDiv(extent.panels, kTilePanels) * extent.pieces;
+  if (extent.tokens <= 64 || wide < context.num_sms)
+    return LaunchWith<kFormat, 64>(context, what, gate_up, tables, args, extent);
   LaunchWith<kFormat, 128>(context, what, gate_up, tables, args, extent);
 }
 

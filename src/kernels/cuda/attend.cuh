@@ -2,7 +2,8 @@
 // a query are cut into parts that blocks compute side by side, and how parts become one again.
 //
 // Arithmetic is that of AttendArgs (kernels/ops.h): a weight is 2^(s - m), s the score times log2(e), m a
-// whole number, so that parts of other m are brought together by powers of two, which round nothing.
+// whole number, so that parts of other m are brought together by powers of two (a GPU's exp2 gives them to
+// 2 units in the last place, the host's exactly).
 #pragma once
 
 #include "kernels/cuda/intrinsics.cuh"

@@ -28,12 +28,12 @@ inline constexpr int kPartialStride = kRows + 4;
 template <WeightFormat kFormat>
 __device__ __forceinline__ void RoundBlock(const float* x, int cols, bool vectors, int q, uint4& words,
                                            uint2 (&token_scales)[2][2]) {
-  constexpr bool kIsInt4 = kFormat == WeightFormat::kInt4;
+  static_assert(kFormat == WeightFormat::kBF16 || kFormat == WeightFormat::kInt8);
   constexpr int kValues = kFormat == WeightFormat::kBF16 ? 8 : 16;
   float values[kValues];
   FIDDLER_UNROLL
   for (int i = 0; i < kValues; i += 4) {
-    const int col = kIsInt4 ? i / 8 * 32 + 8 * q + i % 8 : kValues * q + i;
+    const int col = kValues * q + i;
     if (vectors) {
       float4 four = make_float4(0, 0, 0, 0);
       if (col < cols) four = *reinterpret_cast<const float4*>(x + col);
@@ -50,44 +50,38 @@ __device__ __forceinline__ void RoundBlock(const float* x, int cols, bool vector
     words = make_uint4(PackBf16(values[0], values[1]), PackBf16(values[2], values[3]),
                        PackBf16(values[4], values[5]), PackBf16(values[6], values[7]));
   } else {
-    constexpr int kGroups = kIsInt4 ? 2 : 1;
-    constexpr int kOfGroup = kValues / kGroups;
-    uint32_t packed[4];
+    uint32_t largest = 0;
     FIDDLER_UNROLL
-    for (int group = 0; group < kGroups; ++group) {
-      uint32_t largest = 0;
+    for (int i = 0; i < kValues; ++i) {
+      const uint32_t bits = MagnitudeBits(values[i]);
+      largest = bits > largest ? bits : largest;
+    }
+    FIDDLER_UNROLL
+    for (unsigned lanes = 1; lanes <= 2; ++lanes) {
+      const uint32_t other = __shfl_xor_sync(kWholeWarp, largest, lanes);
+      largest = other > largest ? other : largest;
+    }
+    const GroupScale scale = GroupScale::Of(largest);
+    uint32_t packed[4];
+    int sum = 0;
+    FIDDLER_UNROLL
+    for (int i = 0; i < kValues; i += 4) {
+      uint32_t word = 0;
       FIDDLER_UNROLL
-      for (int i = 0; i < kOfGroup; ++i) {
-        const uint32_t bits = MagnitudeBits(values[group * kOfGroup + i]);
-        largest = bits > largest ? bits : largest;
+      for (int j = 0; j < 4; ++j) {
+        const int whole = scale.Round(values[i + j]);
+        sum += whole;
+        word |= (static_cast<uint32_t>(whole) & 0xff) << 8 * j;
       }
-      FIDDLER_UNROLL
-      for (unsigned lanes = 1; lanes <= 2; ++lanes) {
-        const uint32_t other = __shfl_xor_sync(kWholeWarp, largest, lanes);
-        largest = other > largest ? other : largest;
-      }
-      const GroupScale scale = GroupScale::Of(largest);
-      int sum = 0;
-      FIDDLER_UNROLL
-      for (int i = 0; i < kOfGroup; i += 4) {
-        uint32_t word = 0;
-        FIDDLER_UNROLL
-        for (int j = 0; j < 4; ++j) {
-          const int whole = scale.Round(values[group * kOfGroup + i + j]);
-          sum += whole;
-          word |= (static_cast<uint32_t>(whole) & 0xff) << 8 * j;
-        }
-        packed[(group * kOfGroup + i) / 4] = word;
-      }
-      sum += __shfl_xor_sync(kWholeWarp, sum, 1);
-      sum += __shfl_xor_sync(kWholeWarp, sum, 2);
-      constexpr int kOffset = kIsInt4 ? 8 : 128;
-      FIDDLER_UNROLL
-      for (int i = 0; i < 2; ++i) {
-        const auto from = static_cast<unsigned>(4 * (2 * q + i));  // a lane of that token
-        token_scales[group][i].x = BitsOfFloat(__shfl_sync(kWholeWarp, scale.scale, from));
-        token_scales[group][i].y = static_cast<uint32_t>(__shfl_sync(kWholeWarp, -kOffset * sum, from));
-      }
+      packed[i / 4] = word;
+    }
+    sum += __shfl_xor_sync(kWholeWarp, sum, 1);
+    sum += __shfl_xor_sync(kWholeWarp, sum, 2);
+    FIDDLER_UNROLL
+    for (int i = 0; i < 2; ++i) {
+      const auto from = static_cast<unsigned>(4 * (2 * q + i));  // a lane of that token
+      token_scales[0][i].x = BitsOfFloat(__shfl_sync(kWholeWarp, scale.scale, from));
+      token_scales[0][i].y = static_cast<uint32_t>(__shfl_sync(kWholeWarp, -128 * sum, from));
     }
     words = make_uint4(packed[0], packed[1], packed[2], packed[3]);
   }

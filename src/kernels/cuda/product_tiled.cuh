@@ -137,7 +137,8 @@ __global__ void __launch_bounds__(kTiledThreads, kTiledBlocksPerSm<kFormat, kTok
   for (int block = 0; block < kTiledStages - 1; ++block) copy(block);
   for (int block = 0; block < blocks; ++block) {
     CopyAsyncWait<kTiledStages - 2>();
-    __syncthreads();  // the block is there, and the one before it has been multiplied by all
+    __syncthreads();                 // the block is there, and the one before it has been multiplied by all
+    copy(block + kTiledStages - 1);  // over that one
     const std::byte* const stage = shared + block % kTiledStages * Stage::kBytes;
     const std::byte* const panel = stage + warp_panel * K::kBytes;
     PanelBlock<kFormat> w;
@@ -153,6 +154,7 @@ __global__ void __launch_bounds__(kTiledThreads, kTiledBlocksPerSm<kFormat, kTok
     FIDDLER_UNROLL
     for (int n = 0; n < kTiles; ++n) {
       const int token = warp_token + 8 * n;
+      if (first_token + token >= piece.tokens) break;  // the same for all lanes; nobody stores those sums
       const auto words = *reinterpret_cast<const uint4*>(stage + Stage::kX + (token + g) * 64 + q * 16);
       uint2 token_scales[2][2];
       const auto* const scales =
@@ -163,7 +165,6 @@ __global__ void __launch_bounds__(kTiledThreads, kTiledBlocksPerSm<kFormat, kTok
       }
       MultiplyBlock<kFormat>(w, words, token_scales, sums[n]);
     }
-    copy(block + kTiledStages - 1);  // over the block before this one
   }
 
   // 3. Write.
