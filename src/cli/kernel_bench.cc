@@ -160,6 +160,7 @@ class KernelBench {
     run(1);
     const auto count = static_cast<int64_t>(std::clamp(kSampleSeconds / std::max(run(1), 1e-9), 1.0, 1000.0));
     std::vector<double> samples;
+    samples.reserve(kSamples);
     for (int i = 0; i < kSamples; ++i) samples.push_back(run(count) / static_cast<double>(count));
     return Median(samples);
   }

@@ -14,7 +14,7 @@ constexpr size_t kPieceBytes = size_t{256} << 20;
 
 }  // namespace
 
-BackgroundPin::BackgroundPin(Device& device, std::vector<std::span<const std::byte>> regions)
+BackgroundPin::BackgroundPin(Device& device, const std::vector<std::span<const std::byte>>& regions)
     : device_(device) {
   for (std::span<const std::byte> region : regions) {
     bytes_ += region.size();

@@ -20,7 +20,7 @@ namespace fiddler {
 class BackgroundPin {
  public:
   // The regions do not overlap. Throws Error if the system refuses a thread.
-  BackgroundPin(Device& device, std::vector<std::span<const std::byte>> regions);
+  BackgroundPin(Device& device, const std::vector<std::span<const std::byte>>& regions);
   BackgroundPin(const BackgroundPin&) = delete;
   BackgroundPin& operator=(const BackgroundPin&) = delete;
   ~BackgroundPin();  // once the piece at hand is pinned; unpins all

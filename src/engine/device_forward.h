@@ -41,7 +41,7 @@ class DeviceForward final : public Forward {
   std::span<float> Logits(std::span<const int32_t> rows) override;
   void Observe(RoutingObserver observer) override { experts_->Observe(std::move(observer)); }
 
-  void ObserveLoads(LoadObserver observer) override { experts_->ObserveLoads(std::move(observer)); }
+  void ObserveLoads(const LoadObserver& observer) override { experts_->ObserveLoads(observer); }
 
   const ExpertTraffic* traffic() const override { return &experts_->traffic(); }
   const Residency& residency() { return store_->residency(); }

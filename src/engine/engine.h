@@ -59,7 +59,7 @@ class Engine {
   const ExpertTraffic* traffic() const { return forward_->traffic(); }
 
   void ObserveRouting(RoutingObserver observer) { forward_->Observe(std::move(observer)); }
-  void ObserveLoads(LoadObserver observer) { forward_->ObserveLoads(std::move(observer)); }
+  void ObserveLoads(const LoadObserver& observer) { forward_->ObserveLoads(observer); }
 
  private:
   void Run(std::span<const ScheduledWork> work);

@@ -45,7 +45,7 @@ class Forward {
   virtual void Observe(RoutingObserver observer) = 0;
 
   // Calls it before every decision about a layer's experts; never where the CPU does all.
-  virtual void ObserveLoads(LoadObserver) {}
+  virtual void ObserveLoads(const LoadObserver& /*observer*/) {}
 
   // Who computed the experts so far; null where the CPU does all.
   virtual const ExpertTraffic* traffic() const { return nullptr; }

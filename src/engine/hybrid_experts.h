@@ -58,7 +58,7 @@ class HybridExperts {
   void Run(int64_t index, const DeviceLayer& layer, int64_t tokens, FiddlerAddress x, FiddlerAddress out);
 
   void Observe(RoutingObserver observer) { observer_ = std::move(observer); }
-  void ObserveLoads(LoadObserver observer) { load_observer_ = std::move(observer); }
+  void ObserveLoads(const LoadObserver& observer) { load_observer_ = observer; }
   const ExpertTraffic& traffic() const { return traffic_; }
 
  private:

@@ -179,7 +179,7 @@ std::vector<std::span<const std::byte>> HostExperts::memory() const {
   if (cache_) return {cache_->memory()};
   std::vector<std::span<const std::byte>> experts;
   for (const std::span<const SlicedFfn> layer : layers_) {
-    for (const SlicedFfn& expert : layer) experts.push_back({expert.data, expert.bytes()});
+    for (const SlicedFfn& expert : layer) experts.emplace_back(expert.data, expert.bytes());
   }
   std::sort(experts.begin(), experts.end(), [](auto a, auto b) { return a.data() < b.data(); });
   std::vector<std::span<const std::byte>> runs;

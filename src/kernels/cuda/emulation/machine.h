@@ -32,6 +32,7 @@
 // In CUDA a keyword; here only its spelling: __restrict is one of the host's compilers'.
 #define __restrict__ __restrict
 
+// NOLINTBEGIN(readability-identifier-naming,google-explicit-constructor): CUDA's own names and conversions
 struct dim3 {
   unsigned x = 1;
   unsigned y = 1;
@@ -62,6 +63,8 @@ inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z,
 inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
 inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
+
+// NOLINTEND(readability-identifier-naming,google-explicit-constructor)
 
 namespace fiddler::cuda::emulation {
 
