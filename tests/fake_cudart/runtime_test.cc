@@ -78,7 +78,7 @@ TEST(CudaOpeningTest, EveryReasonIsSaid) {
   EXPECT_TRUE(Says(Open({}, kMiB, 3).error, {"expected one from 0 to 0, got 3"}));
   EXPECT_TRUE(Says(Open({.free_bytes = 10 * kMiB}, 11 * kMiB).error,
                    {"too little memory: expected 11.0 MiB to be free, got 10.0 MiB of 2.0 GiB"}));
-  EXPECT_TRUE(Says(Open({.free_bytes = 256 * kMiB}, 0).error, {"too little memory"}));
+  EXPECT_TRUE(Says(Open({.free_bytes = 512 * kMiB}, 0).error, {"too little memory"}));
   EXPECT_EQ(fake::counts().Left(), 0) << "what was opened by then is closed";
 }
 
@@ -86,7 +86,7 @@ TEST(CudaOpeningTest, TakesWhatIsFreeButForAReserve) {
   const Opening opening = Open({}, 0);
   ASSERT_EQ(opening.error, "");
   const FiddlerMemory memory = opening.device->memory();
-  EXPECT_EQ(memory.cap_bytes, 1024 * kMiB - 256 * kMiB);
+  EXPECT_EQ(memory.cap_bytes, 1024 * kMiB - 512 * kMiB);
   EXPECT_EQ(memory.installed_bytes, 2048 * kMiB);
   EXPECT_EQ(opening.device->name(), "Threads");
 }
