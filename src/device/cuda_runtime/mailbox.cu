@@ -28,7 +28,8 @@ void Pause() {
 template <typename Function>
 Function DriverFunction(const char* name) {
   void* function = nullptr;
-  constexpr unsigned kVersion = 12000;  // of the prototypes: drivers refuse to look for what is newer than they
+  constexpr unsigned kVersion =
+      12000;  // of the prototypes: drivers refuse to look for what is newer than they
   cudaDriverEntryPointQueryResult result = cudaDriverEntryPointSymbolNotFound;
   const cudaError_t status =
       cudaGetDriverEntryPointByVersion(name, &function, kVersion, cudaEnableDefault, &result);
