@@ -167,6 +167,7 @@ inline uint32_t BitsOfFloat(float value) {
 
 }  // namespace fiddler::cuda::emulation
 
+// NOLINTBEGIN(readability-identifier-naming): CUDA's own names
 using cudaStream_t = fiddler::cuda::emulation::Machine*;
 
 #define threadIdx (fiddler::cuda::emulation::Running().thread)
@@ -206,3 +207,4 @@ inline unsigned __ballot_sync(unsigned mask, int predicate) {
   }
   return result;
 }
+// NOLINTEND(readability-identifier-naming)
