@@ -289,7 +289,6 @@ bool BenchDevice(const BenchOptions& options) {
                           {"device", device.device()->name()},
                           {"isa", session.kernels().isa},
                           {"threads", session.pool().num_threads()}};
-    result["counts_on"] = device.counts_on();
     result["pinned"] = pinned;
     if (!options.scenarios.empty()) result["scenario"] = i;
     try {

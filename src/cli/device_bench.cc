@@ -215,7 +215,8 @@ OrderedJson BenchScenario(const DeviceScenario& scenario, int64_t rounds, const 
   ScenarioRun run(scenario, setup, session);
   run.WarmUp();
   for (int64_t round = 1; round <= rounds; ++round) run.Round(static_cast<uint64_t>(round));
-  OrderedJson result = {{"policy", scenario.policy}, {"batch", scenario.batch}};
+  OrderedJson result = {
+      {"policy", scenario.policy}, {"batch", scenario.batch}, {"counts_on", device.counts_on()}};
   result.update(run.Describe());
   return result;
 }
@@ -226,12 +227,12 @@ std::string ScenarioText(const OrderedJson& result) {
     if (!result.contains(phase)) continue;
     const OrderedJson& figures = result[phase];
     text += fmt::format(
-        "{:<13} {:<8} {:>5} tokens x {:<3} {:>9.1f} tokens/s {:>6.1f}% of {:.1f}, {:.1f}% of the "
-        "slices were there\n",
+        "{:<13} {:<8} {:>5} tokens x {:<3} {:>9.1f} tokens/s {:>6.1f}% of {:.1f} ({}), {:.1f}% of "
+        "the slices were there\n",
         result["policy"].get<std::string>(), phase, figures["tokens"].get<int64_t>(),
         result["batch"].get<int64_t>(), figures["tokens_per_s"].get<double>(),
         figures["percent_of_limit"].get<double>(), figures["ceiling_tokens_per_s"].get<double>(),
-        100 * figures["expert_slices"]["hit_rate"].get<double>());
+        result["counts_on"].get<std::string>(), 100 * figures["expert_slices"]["hit_rate"].get<double>());
   }
   return text;
 }

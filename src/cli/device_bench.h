@@ -38,8 +38,9 @@ std::vector<DeviceScenario> ReadScenarios(const std::string& file, const DeviceS
 EngineOptions LargestEngine(std::span<const DeviceScenario> scenarios, Arithmetic arithmetic);
 
 // Runs one: an engine of its own, `rounds` times a prompt (or as many as the batch has) and a generation.
-// {"policy", "batch", "prefill": {"tokens", "tokens_per_s", "ceiling_tokens_per_s", "percent_of_limit",
-// "expert_slices"}, "decode": {the same, "step_ms": {"p50", "p99"}}}; medians over the rounds.
+// {"policy", "batch", "counts_on": whose costs the ceilings are made of, "prefill": {"tokens",
+// "tokens_per_s", "ceiling_tokens_per_s", "percent_of_limit", "expert_slices"}, "decode": {the same,
+// "step_ms": {"p50", "p99"}}}; medians over the rounds.
 OrderedJson BenchScenario(const DeviceScenario& scenario, int64_t rounds, const DeviceSession& device,
                           Session& session);
 // On one line, for people.

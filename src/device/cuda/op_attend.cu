@@ -87,13 +87,12 @@ dim3 Grid(int64_t blocks) {
 
 // On ordinary arithmetic: 8 blocks of 4 warps keep a multiprocessor busy.
 void AttendSimple(const OpContext& context, AttendParams& params, bool is_bf16) {
-  const int64_t chunks = (params.head_dim + kSimpleDims - 1) / kSimpleDims;
+  const int64_t chunks = CeilDiv(params.head_dim, kSimpleDims);
   const int64_t warps = int64_t{params.tokens} * params.num_heads * chunks;
   params.splits = ChooseSplits(params, warps, int64_t{context.num_sms} * 32, kSimpleLeastBlocks);
   TakeScratch(context, params);
   constexpr int64_t kWarps = kSimpleThreads / kWarp;
-  Launch("attend",
-         {.grid = Grid((warps * params.splits + kWarps - 1) / kWarps), .block = dim3(kSimpleThreads)},
+  Launch("attend", {.grid = Grid(CeilDiv(warps * params.splits, kWarps)), .block = dim3(kSimpleThreads)},
          context.stream, is_bf16 ? AttendSimpleKernel<true> : AttendSimpleKernel<false>, params);
 }
 

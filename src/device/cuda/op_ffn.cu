@@ -250,7 +250,7 @@ class FfnRounds {
     combine.y = static_cast<const float*>(args.out);
     combine.split_stride = args.split_stride;
     combine.out = At<float>(ffn_.out);
-    const int64_t columns = (ffn_.hidden + kCombineThreads - 1) / kCombineThreads;
+    const int64_t columns = CeilDiv(ffn_.hidden, kCombineThreads);
     Launch(kWhat,
            {.grid = dim3(static_cast<unsigned>(combine_rows), static_cast<unsigned>(columns)),
             .block = dim3(kCombineThreads)},

@@ -71,9 +71,8 @@ ProductX RoundX(OpContext& context, const char* what, Rounding rounding, int64_t
   auto* const words = reinterpret_cast<uint32_t*>(to);
   auto* const scales = reinterpret_cast<uint2*>(words + rows * row.words);
   const int64_t warps = rows * ((cols + 63) / 64);
-  const LaunchShape shape = {
-      .grid = dim3(static_cast<unsigned>((warps * kWarp + kRoundThreads - 1) / kRoundThreads)),
-      .block = dim3(kRoundThreads)};
+  const LaunchShape shape = {.grid = dim3(static_cast<unsigned>(CeilDiv(warps * kWarp, kRoundThreads))),
+                             .block = dim3(kRoundThreads)};
   const auto launch = [&](auto kernel) {
     Launch(what, shape, context.stream, kernel, rows, x, cols, row_index, int_cols, words, row.words, scales);
   };
@@ -163,9 +162,7 @@ void MatMul(OpContext& context, const FiddlerMatMul& mat_mul) {
   args.bias = nullptr;
   args.out = parts;
   LaunchStream(context, what, kernel, tables, args, extent);
-  Launch(what,
-         {.grid = dim3(static_cast<unsigned>((count + kSumThreads - 1) / kSumThreads)),
-          .block = dim3(kSumThreads)},
+  Launch(what, {.grid = dim3(static_cast<unsigned>(CeilDiv(count, kSumThreads))), .block = dim3(kSumThreads)},
          context.stream, SumSplitsKernel, count, args.matrix_rows, args.splits,
          static_cast<const float*>(parts), At<const float>(mat_mul.bias), At<float>(mat_mul.y));
 }

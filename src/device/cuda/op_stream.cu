@@ -7,7 +7,7 @@ namespace {
 template <typename Product>
 void LaunchWith(OpContext& context, const char* what, bool gate_up, const Tables& tables,
                 const ProductArgs& args, const ProductExtent& extent) {
-  const int64_t tiles = (extent.tokens + Product::kTokens - 1) / Product::kTokens;
+  const int64_t tiles = CeilDiv(extent.tokens, Product::kTokens);
   const LaunchShape shape = {
       .grid = dim3(static_cast<unsigned>(extent.panels), static_cast<unsigned>(tiles * args.splits),
                    static_cast<unsigned>(extent.pieces)),

@@ -7,12 +7,11 @@ namespace {
 template <WeightFormat kFormat, int kTokens>
 void LaunchWith(OpContext& context, const char* what, bool gate_up, const Tables& tables,
                 const ProductArgs& args, const ProductExtent& extent) {
-  const LaunchShape shape = {
-      .grid = dim3(static_cast<unsigned>((extent.tokens + kTokens - 1) / kTokens),
-                   static_cast<unsigned>((extent.panels + kTilePanels - 1) / kTilePanels),
-                   static_cast<unsigned>(extent.pieces)),
-      .block = dim3(kTiledThreads),
-      .shared_bytes = TiledSharedBytes<kFormat, kTokens>()};
+  const LaunchShape shape = {.grid = dim3(static_cast<unsigned>(CeilDiv(extent.tokens, kTokens)),
+                                          static_cast<unsigned>(CeilDiv(extent.panels, kTilePanels)),
+                                          static_cast<unsigned>(extent.pieces)),
+                             .block = dim3(kTiledThreads),
+                             .shared_bytes = TiledSharedBytes<kFormat, kTokens>()};
   if (gate_up) {
     Launch(what, shape, context.stream, TiledKernel<kFormat, kTokens, true>, tables, args);
   } else {

@@ -21,7 +21,8 @@ class Context final : public OpContext {
   const void* ToDevice(const void* data, size_t bytes) override {
     const auto* const from = static_cast<const std::byte*>(data);
     arrays_.push_back(std::make_unique<std::byte[]>(bytes + 1));
-    return std::copy_n(from, bytes, arrays_.back().get()) - bytes;
+    std::copy_n(from, bytes, arrays_.back().get());
+    return arrays_.back().get();
   }
 
  private:
